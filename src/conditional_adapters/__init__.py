@@ -1,0 +1,41 @@
+"""Conditional Adapters: fine-tuned Transformers that run their heavy layers on k of n tokens.
+
+CoDA (Lei et al., arXiv:2304.04947) freezes a pretrained model, lets a router in each layer choose
+the tokens that the frozen layer processes, and runs a light adapter on all of them.
+
+    import conditional_adapters as ca
+
+    model = ca.attach(model, ca.ConditionalAdapterConfig(reduction_factor=4))
+"""
+
+from ._version import __version__ as __version__
+from .analysis import FlopCount as FlopCount
+from .analysis import ParameterCount as ParameterCount
+from .analysis import RoutingRecord as RoutingRecord
+from .analysis import count_parameters as count_parameters
+from .analysis import estimate_flops as estimate_flops
+from .analysis import record_routing as record_routing
+from .architectures import ArchitectureSpec as ArchitectureSpec
+from .architectures import register_architecture as register_architecture
+from .architectures import supported_architectures as supported_architectures
+from .attach import add_adapter as add_adapter
+from .attach import attach as attach
+from .attach import detach as detach
+from .attach import remove_adapter as remove_adapter
+from .attach import set_adapter as set_adapter
+from .attach import set_reduction_factor as set_reduction_factor
+from .checkpoint import load_adapter as load_adapter
+from .checkpoint import read_adapter_config as read_adapter_config
+from .checkpoint import save_adapter as save_adapter
+from .config import ConditionalAdapterConfig as ConditionalAdapterConfig
+from .errors import AssetError as AssetError
+from .errors import AttachmentError as AttachmentError
+from .errors import CheckpointError as CheckpointError
+from .errors import ConditionalAdapterError as ConditionalAdapterError
+from .errors import ConfigError as ConfigError
+from .errors import DataError as DataError
+from .errors import RoutingError as RoutingError
+from .errors import UnsupportedArchitectureError as UnsupportedArchitectureError
+from .modules import RoutingDecision as RoutingDecision
+from .modules import TokenAxis as TokenAxis
+from .ops import soft_topk as soft_topk

@@ -1,0 +1,8 @@
+"""What a conditional model costs and what it does."""
+
+from .flops import FlopCount as FlopCount
+from .flops import estimate_flops as estimate_flops
+from .parameters import ParameterCount as ParameterCount
+from .parameters import count_parameters as count_parameters
+from .routing import RoutingRecord as RoutingRecord
+from .routing import record_routing as record_routing

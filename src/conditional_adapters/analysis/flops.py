@@ -1,0 +1,133 @@
+"""Floating-point operations of the encoder, counted by running its shapes.
+
+Nothing is estimated by formula: the model runs once with its adapter and once without, on fake
+tensors that have shapes but no memory, while torch counts the operations of matrix products,
+convolutions and attention. Every architecture is covered, and what the count says is what runs.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from .._sites import Sites, find_sites
+from ..attach import active_adapter, set_adapter
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class FlopCount:
+    """Floating-point operations of one forward pass (a multiply-add counts as two).
+
+    Args:
+        total: The encoder with its active adapter, at its current reduction factor.
+        dense: The pretrained encoder without any adapter.
+    """
+
+    total: int
+    dense: int
+
+    @property
+    def ratio(self) -> float:
+        """How many times less the conditional encoder computes."""
+        return self.dense / self.total
+
+
+def estimate_flops(
+    model: nn.Module, *, batch_size: int, sequence_length: int | None = None
+) -> FlopCount:
+    """Count the floating-point operations of a forward pass through the encoder.
+
+    The task head is included, a decoder is not. Sequences are taken as full, without padding.
+
+    Args:
+        model: A conditional model with an active adapter.
+        batch_size: Sequences per forward pass, >= 1.
+        sequence_length: Tokens per sequence, for text models. Models of images and speech have the
+            length that their configuration gives.
+
+    Returns:
+        The counts.
+
+    Raises:
+        ConfigError: If a size is out of range, or the length is missing or not wanted.
+        AttachmentError: If the model has no active adapter.
+    """
+    sites, name = find_sites(model), active_adapter(model)
+    inputs = dummy_inputs(sites, batch_size=batch_size, sequence_length=sequence_length)
+    runner = sites.encoder if sites.config.is_encoder_decoder else sites.model
+    total = _count(runner, inputs)
+    set_adapter(model, None)
+    try:
+        dense = _count(runner, inputs)
+    finally:
+        set_adapter(model, name)
+    return FlopCount(total=total, dense=dense)
+
+
+def dummy_inputs(
+    sites: Sites, *, batch_size: int, sequence_length: int | None
+) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Return the shape and type of the encoder's input.
+
+    Args:
+        sites: The places of a model.
+        batch_size: Sequences, >= 1.
+        sequence_length: Tokens per sequence, for text models only.
+
+    Returns:
+        For the name of each argument its shape and type.
+
+    Raises:
+        ConfigError: If a size is out of range, or the length is missing or not wanted.
+    """
+    config: Any = sites.config
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
+    name = sites.encoder.main_input_name if sites.config.is_encoder_decoder else None
+    name = name or sites.model.main_input_name
+    if name == "input_ids":
+        if sequence_length is None or sequence_length < 1:
+            raise ConfigError(
+                f"sequence_length must be at least 1 for a text model, got {sequence_length}."
+            )
+        return {name: ((batch_size, sequence_length), torch.int64)}
+    if sequence_length is not None:
+        raise ConfigError(
+            f"sequence_length must be None for a {config.model_type!r} model, got "
+            f"{sequence_length}: its input size is fixed by its configuration."
+        )
+    dtype = next(p.dtype for p in sites.model.parameters() if p.is_floating_point())
+    if name == "pixel_values":
+        size = config.image_size
+        height, width = size if isinstance(size, tuple | list) else (size, size)
+        return {name: ((batch_size, config.num_channels, height, width), dtype)}
+    frames = 2 * config.max_source_positions
+    return {name: ((batch_size, config.num_mel_bins, frames), dtype)}
+
+
+def _count(module: nn.Module, inputs: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> int:
+    with (
+        _evaluating(module),
+        torch.no_grad(),
+        FakeTensorMode(allow_non_fake_inputs=True),
+        FlopCounterMode(display=False) as counter,
+    ):
+        module(**{k: torch.zeros(shape, dtype=dtype) for k, (shape, dtype) in inputs.items()})
+    return counter.get_total_flops()
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Run in evaluation mode, so that no reduction factor is sampled, and go back."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)

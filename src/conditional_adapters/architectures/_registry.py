@@ -1,0 +1,54 @@
+"""Which record describes which model: a plain dictionary, filled by function calls."""
+
+from ..errors import ConfigError, UnsupportedArchitectureError
+from ._spec import ArchitectureSpec
+
+_SPECS: dict[str, ArchitectureSpec] = {}
+
+
+def register_architecture(spec: ArchitectureSpec) -> ArchitectureSpec:
+    """Make a family of models known to `attach`.
+
+    Args:
+        spec: The record.
+
+    Returns:
+        The same record.
+
+    Raises:
+        ConfigError: If one of its model types is known already.
+    """
+    for model_type in spec.model_types:
+        if model_type in _SPECS:
+            raise ConfigError(
+                f"model type {model_type!r} is registered already. A model type has one record; "
+                "choose another config.model_type for your own model."
+            )
+    _SPECS.update(dict.fromkeys(spec.model_types, spec))
+    return spec
+
+
+def supported_architectures() -> tuple[str, ...]:
+    """Return every `config.model_type` that `attach` knows, sorted."""
+    return tuple(sorted(_SPECS))
+
+
+def architecture_of(model_type: str) -> ArchitectureSpec:
+    """Return the record of a model type.
+
+    Args:
+        model_type: A model's `config.model_type`.
+
+    Returns:
+        The record.
+
+    Raises:
+        UnsupportedArchitectureError: If there is none.
+    """
+    if model_type not in _SPECS:
+        raise UnsupportedArchitectureError(
+            f"no architecture record for model type {model_type!r}. Known types: "
+            f"{', '.join(supported_architectures())}. Describe your model in about ten lines and "
+            "call register_architecture(spec); see docs/add-an-architecture.md."
+        )
+    return _SPECS[model_type]

@@ -1,0 +1,16 @@
+"""DINOv2: as ViT, with layer scale, and registers after CLS in one variant."""
+
+from ..modules import TokenAxis
+from ._registry import register_architecture
+from ._spec import ArchitectureSpec
+
+DINOV2 = register_architecture(
+    ArchitectureSpec(
+        model_types=("dinov2", "dinov2_with_registers"),
+        layers="encoder.layer",
+        input_norm="norm1",
+        gathered={"attention_mask": TokenAxis.PADDING_MASK},
+        num_prefix_tokens=1,  # CLS
+        prefix_fields=("num_register_tokens",),
+    )
+)

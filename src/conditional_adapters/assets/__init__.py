@@ -1,0 +1,21 @@
+"""Real weights and data that come as installed packages, so nothing is downloaded at run time.
+
+    model = load_packaged_model("minilm")
+    tokenizer = load_packaged_tokenizer("minilm")
+
+`_catalogue` has the table of files with their pinned hashes. `_dinov2` and `_whisper` read foreign
+file formats into the names of transformers, `_pretrained` turns tensors into models, `_models` and
+`_data` are what users call. Nothing here executes code of the packages or unpickles.
+"""
+
+from ._catalogue import ASSETS as ASSETS
+from ._catalogue import Asset as Asset
+from ._data import FASHION_MNIST_CLASSES as FASHION_MNIST_CLASSES
+from ._data import NewsArticle as NewsArticle
+from ._data import bbc_news as bbc_news
+from ._data import fashion_mnist as fashion_mnist
+from ._models import load_packaged_feature_extractor as load_packaged_feature_extractor
+from ._models import load_packaged_image_processor as load_packaged_image_processor
+from ._models import load_packaged_model as load_packaged_model
+from ._models import load_packaged_tokenizer as load_packaged_tokenizer
+from ._models import packaged_model_names as packaged_model_names

@@ -1,0 +1,427 @@
+"""Turn a model into a conditional one, in place, and back.
+
+`attach` freezes the model, changes the class of its layers (see `modules._subclass`) and gives each
+of them a router and an adapter under a name. Nothing is wrapped and nothing is renamed: the model
+is the same object with the same parameter names plus those of the adapter. What is needed to undo
+it is kept in one `Attachment` on the model.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from ._sites import Sites, find_sites, head_names, transformers_model
+from .config import ConditionalAdapterConfig, check_reduction_factor
+from .errors import AttachmentError, ConfigError
+from .modules import (
+    ConditionalLayer,
+    LayerAdapter,
+    ParallelAdapter,
+    Router,
+    SwitchableModule,
+)
+from .modules._subclass import become, restore
+from .modules.sequence import CONTEXT_ARGUMENT, sequence_context
+from .modules.switchable import add_copy, remove_copies
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+_ATTRIBUTE = "coda_attachment"
+
+
+@dataclass
+class Attachment:
+    """The state of a conditional model that is not in its layers."""
+
+    hook: "ContextHook"
+    handle: RemovableHandle
+    configs: dict[str, ConditionalAdapterConfig] = field(default_factory=dict)
+    heads: dict[str, tuple[str, ...]] = field(default_factory=dict)  # paths of copied task heads
+    trainable: tuple[str, ...] = ()  # parameters that were trainable before
+    active: str | None = None
+
+
+def attach(
+    model: ModelT,
+    config: ConditionalAdapterConfig | None = None,
+    *,
+    adapter_name: str = "default",
+) -> ModelT:
+    """Make a pretrained model conditional, in place.
+
+    Every parameter of the model is frozen (those that PEFT trains stay trainable). The adapter's
+    parameters are trainable; in half-precision models they are kept in float32. Right after this
+    call the layers still process only `ceil(n / r)` tokens, so outputs differ from the dense model
+    until the adapter is trained; with `reduction_factor=1` they are equal.
+
+    Args:
+        model: A transformers model of a supported type, or a PEFT model around one.
+        config: What to add; None means the defaults.
+        adapter_name: The name of the adapter; letters, digits, `_` and `-`.
+
+    Returns:
+        The same object.
+
+    Raises:
+        UnsupportedArchitectureError: If there is no record for the model.
+        AttachmentError: If the model has conditional adapters already.
+        ConfigError: If a field of the configuration does not fit this model.
+
+    Example:
+        >>> model = attach(model, ConditionalAdapterConfig(reduction_factor=4))
+    """
+    if is_attached(model):
+        names = ", ".join(map(repr, get_attachment(model).configs))
+        raise AttachmentError(
+            f"the model has conditional adapters already ({names}). Call detach(model) first, or "
+            "load_adapter(model, directory, adapter_name=...) to put another one beside it."
+        )
+    config = config or ConditionalAdapterConfig()
+    sites = find_sites(model)
+    heads = _check(sites, config, adapter_name)
+    hook = ContextHook(sites.encoder)
+    handle = sites.encoder.register_forward_pre_hook(hook, with_kwargs=True)
+    attachment = Attachment(hook, handle, trainable=_trainable_names(sites.model))
+    if not _has_peft_layers(model):
+        sites.model.requires_grad_(False)
+    setattr(sites.model, _ATTRIBUTE, attachment)
+    _add(sites, attachment, config, adapter_name, heads)
+    return model
+
+
+def add_adapter(
+    model: nn.Module, config: ConditionalAdapterConfig, *, adapter_name: str
+) -> None:
+    """Put another adapter beside those of a conditional model and activate it.
+
+    Args:
+        model: A model that `attach` was called on.
+        config: What to add.
+        adapter_name: A new name.
+
+    Raises:
+        AttachmentError: If the name is taken or the model has no conditional adapters.
+        ConfigError: If a field of the configuration does not fit this model.
+    """
+    attachment = get_attachment(model)
+    if adapter_name in attachment.configs:
+        raise AttachmentError(
+            f"the model has an adapter {adapter_name!r} already. Choose another adapter_name."
+        )
+    sites = find_sites(model)
+    _add(sites, attachment, config, adapter_name, _check(sites, config, adapter_name))
+
+
+def remove_adapter(model: nn.Module, adapter_name: str) -> None:
+    """Drop one of several adapters; the one that was active before stays active.
+
+    Args:
+        model: A model that `attach` was called on.
+        adapter_name: The adapter to drop. If it is active, no adapter is active afterwards.
+
+    Raises:
+        AttachmentError: If there is no such adapter, or it is the only one.
+    """
+    attachment = get_attachment(model)
+    if adapter_name not in attachment.configs or len(attachment.configs) == 1:
+        raise AttachmentError(
+            f"cannot remove adapter {adapter_name!r}: the model has {list(attachment.configs)}. "
+            "Name one of several, or call detach(model) to remove the last."
+        )
+    for module in transformers_model(model).modules():
+        if isinstance(module, ConditionalLayer) and adapter_name in module.coda_adapters:
+            del module.coda_adapters[adapter_name]
+        elif isinstance(module, SwitchableModule) and adapter_name in module.coda_copies:
+            del module.coda_copies[adapter_name]
+    del attachment.configs[adapter_name], attachment.heads[adapter_name]
+    if attachment.active == adapter_name:
+        set_adapter(model, None)
+
+
+def detach(model: ModelT) -> ModelT:
+    """Remove all conditional adapters: the dense model again, bit for bit.
+
+    Args:
+        model: A model that `attach` was called on.
+
+    Returns:
+        The same object, with the parameters that were trainable before trainable again.
+
+    Raises:
+        AttachmentError: If the model has no conditional adapters.
+    """
+    attachment = get_attachment(model)
+    outer = transformers_model(model)
+    attachment.handle.remove()
+    for module in list(outer.modules()):
+        if isinstance(module, ConditionalLayer):
+            del module.coda_adapters, module.coda_active, module.coda_plan
+            restore(module)
+        elif isinstance(module, SwitchableModule):
+            remove_copies(module)
+    delattr(outer, _ATTRIBUTE)
+    for name, parameter in outer.named_parameters():
+        parameter.requires_grad_(name in attachment.trainable)
+    return model
+
+
+def set_adapter(model: nn.Module, adapter_name: str | None) -> None:
+    """Choose the adapter that answers; None runs the dense pretrained model.
+
+    Args:
+        model: A model that `attach` was called on.
+        adapter_name: One of its adapters, or None.
+
+    Raises:
+        AttachmentError: If there is no such adapter.
+    """
+    attachment = get_attachment(model)
+    if adapter_name is not None and adapter_name not in attachment.configs:
+        raise AttachmentError(
+            f"the model has no adapter {adapter_name!r}. It has {list(attachment.configs)}."
+        )
+    attachment.active = adapter_name
+    attachment.hook.is_active = adapter_name is not None
+    config = None if adapter_name is None else attachment.configs[adapter_name]
+    attachment.hook.elastic_factors = () if config is None else config.elastic_factors
+    for module in transformers_model(model).modules():
+        if isinstance(module, ConditionalLayer | SwitchableModule):
+            module.coda_active = adapter_name
+
+
+def set_reduction_factor(model: nn.Module, reduction_factor: float) -> None:
+    """Set r of the active adapter: each conditional layer processes `ceil(n / r)` of n tokens.
+
+    Args:
+        model: A model that `attach` was called on, with an active adapter.
+        reduction_factor: A number >= 1. While an elastic adapter is training, its own factors are
+            sampled instead.
+
+    Raises:
+        ConfigError: If the factor is out of range.
+        AttachmentError: If there is no active adapter.
+    """
+    factor, name = check_reduction_factor(reduction_factor), active_adapter(model)
+    for layer in conditional_layers(model):
+        layer.coda_adapters[name].reduction_factor = factor
+
+
+def is_attached(model: nn.Module) -> bool:
+    """Tell whether a model has conditional adapters."""
+    return any(hasattr(module, _ATTRIBUTE) for module in model.modules())
+
+
+def get_attachment(model: nn.Module) -> Attachment:
+    """Return the attachment of a conditional model.
+
+    Args:
+        model: A model that `attach` was called on.
+
+    Returns:
+        Its record.
+
+    Raises:
+        AttachmentError: If the model has no conditional adapters.
+    """
+    for module in model.modules():
+        if hasattr(module, _ATTRIBUTE):
+            attachment: Attachment = getattr(module, _ATTRIBUTE)
+            return attachment
+    raise AttachmentError(
+        f"this {type(model).__name__} has no conditional adapters. Call attach(model, config) or "
+        "load_adapter(model, directory) first."
+    )
+
+
+def active_adapter(model: nn.Module) -> str:
+    """Return the name of the active adapter.
+
+    Args:
+        model: A model that `attach` was called on.
+
+    Returns:
+        The name.
+
+    Raises:
+        AttachmentError: If none is active.
+    """
+    attachment = get_attachment(model)
+    if attachment.active is None:
+        raise AttachmentError(
+            f"no adapter is active. Call set_adapter(model, name) with one of "
+            f"{list(attachment.configs)}."
+        )
+    return attachment.active
+
+
+def conditional_layers(model: nn.Module) -> list[ConditionalLayer]:
+    """Return the encoder layers of a conditional model, in order."""
+    get_attachment(model)
+    layers = find_sites(model).encoder_layers
+    return [layer for layer in layers if isinstance(layer, ConditionalLayer)]
+
+
+def adapter_parameters(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield the parameters that belong to an adapter, by their paths in the transformers model."""
+    for path, module in transformers_model(model).named_modules():
+        if isinstance(module, ConditionalLayer):
+            parts, attribute = module.coda_adapters, "coda_adapters"
+        elif isinstance(module, SwitchableModule):
+            parts, attribute = module.coda_copies, "coda_copies"
+        else:
+            continue
+        if adapter_name in parts:
+            prefix = f"{path}.{attribute}.{adapter_name}"
+            yield from parts[adapter_name].named_parameters(prefix=prefix)
+
+
+def _check(sites: Sites, config: ConditionalAdapterConfig, adapter_name: str) -> tuple[str, ...]:
+    """Refuse what does not fit before anything is changed; return the paths of the heads."""
+    if not adapter_name.replace("_", "").replace("-", "").isalnum():
+        raise ConfigError(
+            f"adapter_name must consist of letters, digits, '_' and '-', got {adapter_name!r}."
+        )
+    if config.attention_mode == "k_to_all":
+        raise ConfigError(
+            "attention_mode 'k_to_all' is not available yet. Use 'k_to_k', the cheaper of the two."
+        )
+    num_layers = len(sites.encoder_layers)
+    for index in config.dense_layers:
+        if not -num_layers <= index < num_layers:
+            raise ConfigError(
+                f"dense_layers contains {index}, but the encoder has {num_layers} layers. Use "
+                f"numbers from {-num_layers} to {num_layers - 1}."
+            )
+    return head_names(sites, config.modules_to_save)
+
+
+def _add(
+    sites: Sites,
+    attachment: Attachment,
+    config: ConditionalAdapterConfig,
+    adapter_name: str,
+    heads: tuple[str, ...],
+) -> None:
+    num_layers = len(sites.encoder_layers)
+    dense = {index % num_layers for index in config.dense_layers}
+    for index, layer in enumerate(sites.encoder_layers):
+        _make_conditional(layer, sites)
+        layer.coda_adapters[adapter_name] = _layer_adapter(
+            layer, sites, config, index, is_routed=index not in dense
+        )
+    adapted: list[nn.Module] = [sites.encoder]
+    if config.adapt_decoder and sites.decoder is not None and sites.decoder_layers is not None:
+        adapted.append(sites.decoder)
+        for index, layer in enumerate(sites.decoder_layers):
+            _make_conditional(layer, sites)
+            layer.coda_adapters[adapter_name] = _layer_adapter(
+                layer, sites, config, index, is_routed=False
+            )
+    if config.train_norms:
+        for norm in _norms(adapted):
+            add_copy(norm, adapter_name)
+    for path in heads:
+        add_copy(sites.model.get_submodule(path), adapter_name)
+    attachment.configs[adapter_name] = config
+    attachment.heads[adapter_name] = heads
+    set_adapter(sites.model, adapter_name)
+
+
+def _make_conditional(layer: nn.Module, sites: Sites) -> None:
+    if isinstance(layer, ConditionalLayer):
+        return
+    plan = sites.spec.plan(layer, sites.config)
+    become(layer, ConditionalLayer)
+    layer.coda_plan = plan
+    layer.coda_adapters = nn.ModuleDict()
+    layer.coda_active = None
+
+
+def _layer_adapter(
+    layer: nn.Module,
+    sites: Sites,
+    config: ConditionalAdapterConfig,
+    index: int,
+    *,
+    is_routed: bool,
+) -> LayerAdapter:
+    hidden_size = sites.config.hidden_size
+    reference = next(p for p in layer.parameters() if p.is_floating_point())
+    # Half precision is too coarse for the optimiser's small steps.
+    dtype = torch.promote_types(reference.dtype, torch.float32)
+    adapter = ParallelAdapter(
+        hidden_size,
+        config.adapter_dim,
+        activation=config.adapter_activation,
+        dtype=dtype,
+        device=reference.device,
+    )
+    router = None
+    if is_routed:
+        router = Router(
+            hidden_size,
+            kind=config.router_kind,
+            epsilon=config.epsilon,
+            method=config.soft_topk,
+            gate=config.gate,
+            seed=index,
+            device=reference.device,
+        )
+    return LayerAdapter(adapter, router, config.default_reduction_factor).train(layer.training)
+
+
+def _norms(modules: list[nn.Module]) -> Iterator[nn.Module]:
+    """Yield the layer norms in `modules`, without the copies that adapters own."""
+    suffixes = ("LayerNorm", "RMSNorm")
+    for root in modules:
+        for path, module in list(root.named_modules()):
+            is_norm = isinstance(module, nn.LayerNorm | nn.RMSNorm)
+            is_copy = "coda_copies." in path
+            if (is_norm or type(module).__name__.endswith(suffixes)) and not is_copy:
+                yield module
+
+
+def _trainable_names(model: PreTrainedModel) -> tuple[str, ...]:
+    return tuple(name for name, p in model.named_parameters() if p.requires_grad)
+
+
+def _has_peft_layers(model: nn.Module) -> bool:
+    """Tell whether PEFT trains parts of the model; its layers name their adapters' modules."""
+    return any(hasattr(module, "adapter_layer_names") for module in model.modules())
+
+
+class ContextHook:
+    """Before the encoder runs: read the lengths once and hand them to its layers.
+
+    The context travels through the encoder's own keyword arguments, so it is a value of this
+    forward pass and of no other.
+
+    Args:
+        encoder: The module whose forward gets the users' attention mask.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        names = tuple(signature(encoder.forward).parameters)
+        self.mask_position = names.index("attention_mask")
+        self.is_active = False
+        self.elastic_factors: tuple[float, ...] = ()
+
+    def __call__(
+        self, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Add the context to the arguments."""
+        if not self.is_active:
+            return args, kwargs
+        mask: Tensor | None = kwargs.get("attention_mask")
+        if self.mask_position < len(args):
+            mask = args[self.mask_position]
+        factor = None
+        if encoder.training and self.elastic_factors:
+            factor = self.elastic_factors[int(torch.randint(len(self.elastic_factors), ()))]
+        context = sequence_context(mask, reduction_factor=factor)
+        return args, {**kwargs, CONTEXT_ARGUMENT: context}

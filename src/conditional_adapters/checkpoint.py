@@ -1,0 +1,310 @@
+"""Save and load adapters, in PEFT's file layout.
+
+A directory holds `adapter_config.json` and `adapter_model.safetensors`. Tensors are named as PEFT
+names them: the path in the transformers model behind `base_model.model.`, without the adapter's
+name; trained norms and heads under the names of the modules they replace.
+
+Both files are written beside the old ones and renamed. Renaming two files is not one step, so the
+tensors carry a copy of their configuration, and the configuration carries the digest of its
+tensors: if a save is killed in between, the digest shows that the configuration is the older one
+and the copy is used. At every moment the directory holds one complete adapter.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ._sites import transformers_model
+from ._version import __version__
+from .attach import (
+    adapter_parameters,
+    add_adapter,
+    attach,
+    detach,
+    get_attachment,
+    is_attached,
+    remove_adapter,
+    set_adapter,
+    set_reduction_factor,
+)
+from .config import ConditionalAdapterConfig
+from .errors import AttachmentError, CheckpointError, ConfigError
+
+CONFIG_FILE = "adapter_config.json"
+TENSORS_FILE = "adapter_model.safetensors"
+PEFT_TYPE = "CODA"
+_PREFIX = "base_model.model."
+_METADATA_KEY = "adapter_config"
+
+
+def save_adapter(
+    model: nn.Module, directory: str | os.PathLike[str], *, adapter_name: str | None = None
+) -> Path:
+    """Write one adapter: router, adapter, trained norms and task head.
+
+    Args:
+        model: A conditional model.
+        directory: Made if needed. An adapter in it is replaced atomically.
+        adapter_name: Which adapter; None means the active one.
+
+    Returns:
+        The directory.
+
+    Raises:
+        AttachmentError: If there is no such adapter.
+    """
+    name = _existing(model, adapter_name)
+    tensors = {
+        file_key(path, name): parameter.detach().to("cpu").contiguous()
+        for path, parameter in adapter_parameters(model, name)
+    }
+    config = _describe(model, name)
+    target = Path(directory)
+    target.mkdir(parents=True, exist_ok=True)
+
+    def write_tensors(path: Path) -> None:
+        save_file(tensors, path, metadata={"format": "pt", _METADATA_KEY: json.dumps(config)})
+
+    _replace(target / TENSORS_FILE, write_tensors)
+    digest = _digest(target / TENSORS_FILE)
+    text = json.dumps({**config, "tensors_sha256": digest}, indent=2) + "\n"
+    _replace(target / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    return target
+
+
+def load_adapter(
+    model: nn.Module, directory: str | os.PathLike[str], *, adapter_name: str = "default"
+) -> None:
+    """Read an adapter into a model and activate it; attaches first if needed.
+
+    Args:
+        model: The dense model that the adapter was trained for, or one with other adapters.
+        directory: What `save_adapter` wrote.
+        adapter_name: The name it gets. If the model has an adapter of that name and the same
+            shape, its values are replaced.
+
+    Raises:
+        CheckpointError: If files are missing or damaged, belong to another kind of model, or any
+            tensor is missing, unexpected or of another shape. The model is left as it was.
+    """
+    path = Path(directory)
+    described, tensors = _read(path)
+    config = _interpret(described, path)
+    _check_model(model, described, path)
+    undo = _prepare(model, config, adapter_name, path)
+    try:
+        _copy_into(model, adapter_name, tensors, path)
+    except CheckpointError:
+        undo()
+        raise
+    set_adapter(model, adapter_name)
+    set_reduction_factor(model, config.default_reduction_factor)
+    get_attachment(model).configs[adapter_name] = config
+
+
+def read_adapter_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what an adapter's directory says about it, without reading the tensors.
+
+    Args:
+        directory: What `save_adapter` wrote.
+
+    Returns:
+        The fields of the configuration and `base_model_name_or_path`, `model_type` and others.
+
+    Raises:
+        CheckpointError: If files are missing or damaged.
+    """
+    path = Path(directory)
+    embedded = _open_tensors(path / TENSORS_FILE, read=False)[0]
+    return _current_config(path, embedded)
+
+
+def file_key(path: str, adapter_name: str) -> str:
+    """Return the name in the file of a parameter of an adapter."""
+    path = path.replace(f".coda_adapters.{adapter_name}.", ".coda_adapters.")
+    return _PREFIX + path.replace(f".coda_copies.{adapter_name}.", ".")
+
+
+def _existing(model: nn.Module, adapter_name: str | None) -> str:
+    attachment = get_attachment(model)
+    name = attachment.active if adapter_name is None else adapter_name
+    if name is None or name not in attachment.configs:
+        raise AttachmentError(
+            f"the model has no adapter {name!r} to save. It has {list(attachment.configs)}."
+        )
+    return name
+
+
+def _describe(model: nn.Module, adapter_name: str) -> dict[str, Any]:
+    attachment, outer = get_attachment(model), transformers_model(model)
+    return {
+        "peft_type": PEFT_TYPE,
+        "base_model_name_or_path": outer.config.name_or_path or None,
+        "model_type": outer.config.model_type,
+        "model_class": type(outer).__name__,
+        "library_version": __version__,
+        **attachment.configs[adapter_name].to_dict(),
+        "modules_to_save": list(attachment.heads[adapter_name]),
+    }
+
+
+def _replace(target: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file beside `target`, flush it to disk, and rename it."""
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    embedded, tensors = _open_tensors(path / TENSORS_FILE, read=True)
+    return _current_config(path, embedded), tensors
+
+
+def _open_tensors(path: Path, *, read: bool) -> tuple[str | None, dict[str, Tensor]]:
+    if not path.is_file():
+        raise CheckpointError(
+            f"no {TENSORS_FILE} in {path.parent}. Give the directory that save_adapter wrote."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()} if read else {}
+            return (file.metadata() or {}).get(_METADATA_KEY), tensors
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file ({error}). It may be cut off; save or copy "
+            "the adapter again."
+        ) from error
+
+
+def _current_config(path: Path, embedded: str | None) -> dict[str, Any]:
+    """Return the configuration that belongs to the tensors; see the module's docstring."""
+    described = _read_json(path / CONFIG_FILE)
+    digest = None if described is None else described.get("tensors_sha256")
+    if described is not None and digest in (None, _digest(path / TENSORS_FILE)):
+        return described
+    if embedded is None:
+        problem = f"no readable {CONFIG_FILE}" if described is None else "tensors of another save"
+        raise CheckpointError(
+            f"{path} holds {problem}. Copy both {CONFIG_FILE} and {TENSORS_FILE} of one adapter."
+        )
+    warnings.warn(
+        f"{path / CONFIG_FILE} is missing or belongs to an earlier save that was replaced; using "
+        "the configuration stored with the tensors.",
+        stacklevel=4,
+    )
+    stored: dict[str, Any] = json.loads(embedded)
+    return stored
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is not valid JSON ({error}). Correct it, or delete it to use the "
+            "configuration stored with the tensors."
+        ) from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, got {type(values).__name__}.")
+    return values
+
+
+def _interpret(described: dict[str, Any], path: Path) -> ConditionalAdapterConfig:
+    if described.get("peft_type") != PEFT_TYPE:
+        raise CheckpointError(
+            f"{path} holds an adapter of type {described.get('peft_type')!r}, not {PEFT_TYPE!r}. "
+            "Load it with PEFT."
+        )
+    fields = ConditionalAdapterConfig.__dataclass_fields__
+    try:
+        return ConditionalAdapterConfig.from_dict(
+            {key: value for key, value in described.items() if key in fields}
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"{path / CONFIG_FILE}: {error}") from error
+
+
+def _check_model(model: nn.Module, described: dict[str, Any], path: Path) -> None:
+    outer = transformers_model(model)
+    found = {"model_type": outer.config.model_type, "model_class": type(outer).__name__}
+    for key, value in found.items():
+        if described.get(key, value) != value:
+            raise CheckpointError(
+                f"{path} holds an adapter for a {described[key]} model (base model "
+                f"{described.get('base_model_name_or_path')}), but this is a {value}. Load the "
+                "kind of model that the adapter was trained with."
+            )
+
+
+def _prepare(
+    model: nn.Module, config: ConditionalAdapterConfig, adapter_name: str, path: Path
+) -> Callable[[], object]:
+    """Give the model an adapter of this shape, and return what takes it away again."""
+    attachment = get_attachment(model) if is_attached(model) else None
+    try:
+        if attachment is None:
+            attach(model, config, adapter_name=adapter_name)
+            return lambda: detach(model)
+        existing = attachment.configs.get(adapter_name)
+        if existing is None:
+            add_adapter(model, config, adapter_name=adapter_name)
+            return lambda: remove_adapter(model, adapter_name)
+    except ConfigError as error:
+        raise CheckpointError(f"{path} does not fit this model: {error}") from error
+    if _shape(existing) != _shape(config):
+        raise CheckpointError(
+            f"the model has an adapter {adapter_name!r} with another configuration than the one in "
+            f"{path}. Choose another adapter_name, or remove_adapter(model, {adapter_name!r})."
+        )
+    return lambda: None
+
+
+def _shape(config: ConditionalAdapterConfig) -> ConditionalAdapterConfig:
+    """Return the configuration without what may change at run time or was resolved by attach."""
+    return replace(config, reduction_factor=1, modules_to_save=None)
+
+
+def _copy_into(
+    model: nn.Module, adapter_name: str, tensors: dict[str, Tensor], path: Path
+) -> None:
+    """Copy tensors into an adapter, all or none."""
+    wanted = {file_key(name, adapter_name): p for name, p in adapter_parameters(model, adapter_name)}
+    problems = [f"missing: {key}" for key in wanted if key not in tensors]
+    problems += [f"unexpected: {key}" for key in tensors if key not in wanted]
+    problems += [
+        f"wrong shape: {key} is {list(tensors[key].shape)}, the model needs {list(p.shape)}"
+        for key, p in wanted.items()
+        if key in tensors and tensors[key].shape != p.shape
+    ]
+    if problems:
+        shown = "".join(f"\n  {line}" for line in problems[:20])
+        rest = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise CheckpointError(
+            f"{path} does not fit this model; nothing was loaded.{shown}{rest}\n"
+            "Load the base model, with the number of labels, that the adapter was trained with."
+        )
+    with torch.no_grad():
+        for key, parameter in wanted.items():
+            parameter.copy_(tensors[key])

@@ -1,0 +1,182 @@
+"""The configuration of conditional adapters: one frozen record, checked when it is made."""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from .errors import ConfigError
+from .modules.adapter import ACTIVATIONS
+from .modules.router import Gate, RouterKind
+from .ops import SoftTopKMethod
+
+AttentionMode = Literal["k_to_k", "k_to_all"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConditionalAdapterConfig:
+    """What `attach` adds to a model, and how its tokens are routed.
+
+    Args:
+        reduction_factor: r, a number >= 1: each conditional layer processes `ceil(n / r)` of n
+            tokens. A tuple makes an elastic adapter: training samples one of the values for each
+            forward pass, and the first is used otherwise. At 1 every token is processed, which is
+            the dense parallel adapter.
+        adapter_dim: Width of the adapter's bottleneck, >= 1.
+        adapter_activation: Name of the adapter's non-linearity.
+        attention_mode: "k_to_k": chosen tokens attend to chosen tokens. "k_to_all": they attend to
+            all tokens; not available yet.
+        epsilon: Temperature of the soft top-k, > 0, in units of the router's logits.
+        soft_topk: "exact" or the paper's "iterative" (see `soft_topk`).
+        gate: "weighted" multiplies the heavy branch's update by the routing weight;
+            "straight_through" uses 1 forward and the weight's gradient backward.
+        dense_layers: Encoder layers, counted from 0 (negative from the end), that process every
+            token and only get an adapter.
+        adapt_decoder: Give the decoder of an encoder-decoder model parallel adapters. It stays
+            dense either way.
+        train_norms: Train the layer norms. The adapter owns the trained copies.
+        modules_to_save: Names of further modules that are trained and saved with the adapter. None
+            means the task head of a classification or question-answering model.
+        router_kind: "learned", or a baseline that ignores the content: "random", "first",
+            "strided".
+
+    Raises:
+        ConfigError: If a value is outside its range.
+
+    Source:
+        reduction_factor, router, soft top-k, k_to_k and k_to_all are the paper's (arXiv:2304.04947).
+        The defaults are our choice (docs/decisions/0003).
+    """
+
+    reduction_factor: float | tuple[float, ...] = 4.0
+    adapter_dim: int = 64
+    adapter_activation: str = "relu"
+    attention_mode: AttentionMode = "k_to_k"
+    epsilon: float = 0.1
+    soft_topk: SoftTopKMethod = "exact"
+    gate: Gate = "weighted"
+    dense_layers: tuple[int, ...] = ()
+    adapt_decoder: bool = True
+    train_norms: bool = True
+    modules_to_save: tuple[str, ...] | None = None
+    router_kind: RouterKind = "learned"
+
+    def __post_init__(self) -> None:
+        # JSON has lists only; the record keeps tuples, so that it is hashable.
+        for name in ("reduction_factor", "dense_layers", "modules_to_save"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        _check_reduction_factor(self.reduction_factor)
+        _check(
+            _is_int(self.adapter_dim) and self.adapter_dim >= 1,
+            "adapter_dim",
+            self.adapter_dim,
+            "a whole number of at least 1",
+        )
+        _check(
+            _is_number(self.epsilon) and 0 < self.epsilon < float("inf"),
+            "epsilon",
+            self.epsilon,
+            "a number above 0 (0.02 to 1 is usual)",
+        )
+        _check_choice("adapter_activation", self.adapter_activation, tuple(ACTIVATIONS))
+        _check_choice("attention_mode", self.attention_mode, get_args(AttentionMode))
+        _check_choice("soft_topk", self.soft_topk, get_args(SoftTopKMethod))
+        _check_choice("gate", self.gate, get_args(Gate))
+        _check_choice("router_kind", self.router_kind, get_args(RouterKind))
+        for name in ("adapt_decoder", "train_norms"):
+            value = getattr(self, name)
+            _check(isinstance(value, bool), name, value, "True or False")
+        _check(
+            isinstance(self.dense_layers, tuple) and all(map(_is_int, self.dense_layers)),
+            "dense_layers",
+            self.dense_layers,
+            "a tuple of layer numbers such as (0, -1)",
+        )
+        saved = self.modules_to_save
+        _check(
+            saved is None or isinstance(saved, tuple) and all(isinstance(s, str) for s in saved),
+            "modules_to_save",
+            saved,
+            "None or a tuple of module names such as ('classifier',)",
+        )
+
+    @property
+    def elastic_factors(self) -> tuple[float, ...]:
+        """The reduction factors that training samples from; empty if there is only one."""
+        return self.reduction_factor if isinstance(self.reduction_factor, tuple) else ()
+
+    @property
+    def default_reduction_factor(self) -> float:
+        """The reduction factor outside training."""
+        return self.elastic_factors[0] if self.elastic_factors else float(self.reduction_factor)  # type: ignore[arg-type]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ConditionalAdapterConfig":
+        """Make a configuration from `to_dict`'s values; missing fields take their defaults.
+
+        Args:
+            values: Field names and values.
+
+        Returns:
+            The checked configuration.
+
+        Raises:
+            ConfigError: If a name is unknown or a value outside its range.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"Did you mean {near[0]!r}?" if near else f"Known fields: {known}."
+                raise ConfigError(f"{name!r} is not a field of ConditionalAdapterConfig. {hint}")
+        return cls(**values)
+
+
+def check_reduction_factor(value: object) -> float:
+    """Return a single reduction factor as a float.
+
+    Args:
+        value: The candidate.
+
+    Returns:
+        The factor.
+
+    Raises:
+        ConfigError: If it is not a finite number of at least 1.
+    """
+    is_valid = _is_number(value) and 1 <= value < float("inf")  # type: ignore[operator]
+    _check(is_valid, "reduction_factor", value, "a number of at least 1 (1 processes every token)")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _check_reduction_factor(value: object) -> None:
+    if isinstance(value, tuple):
+        _check(len(value) > 0, "reduction_factor", value, "a number or a non-empty tuple of numbers")
+        for factor in value:
+            check_reduction_factor(factor)
+    else:
+        check_reduction_factor(value)
+
+
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    _check(value in allowed, name, value, "one of " + ", ".join(map(repr, allowed)))
+
+
+def _check(is_valid: bool, name: str, value: object, allowed: str) -> None:
+    if not is_valid:
+        raise ConfigError(f"{name} must be {allowed}, got {value!r}. Change {name} in the config.")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

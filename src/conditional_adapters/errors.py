@@ -1,0 +1,45 @@
+"""The exceptions of this library.
+
+    ConditionalAdapterError
+    ├── ConfigError                    (ValueError)           a setting outside its range
+    ├── RoutingError                   (ValueError)           an operator got impossible input
+    ├── AttachmentError                (RuntimeError)         attach or detach at the wrong moment
+    ├── UnsupportedArchitectureError   (NotImplementedError)  no record for this model
+    ├── CheckpointError                (ValueError)           a saved adapter does not fit
+    ├── AssetError                     (RuntimeError)         packaged weights or data missing or altered
+    └── DataError                      (ValueError)           a data set or one of its rows is unusable
+
+Every message says what is wrong with the value, what is allowed, and what to do.
+"""
+
+
+class ConditionalAdapterError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+
+class ConfigError(ConditionalAdapterError, ValueError):
+    """A configuration field has a value outside its range."""
+
+
+class RoutingError(ConditionalAdapterError, ValueError):
+    """A routing operator got input it cannot work on."""
+
+
+class AttachmentError(ConditionalAdapterError, RuntimeError):
+    """A model is not in the state that the call needs (attached twice, not attached, …)."""
+
+
+class UnsupportedArchitectureError(ConditionalAdapterError, NotImplementedError):
+    """No architecture record fits the model."""
+
+
+class CheckpointError(ConditionalAdapterError, ValueError):
+    """A saved adapter is damaged or does not fit the model."""
+
+
+class AssetError(ConditionalAdapterError, RuntimeError):
+    """Packaged weights or data are missing or not the ones we know."""
+
+
+class DataError(ConditionalAdapterError, ValueError):
+    """A data set, or a row of it, cannot be used."""

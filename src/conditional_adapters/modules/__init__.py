@@ -1,0 +1,11 @@
+"""Modules hold the parameters of the method and call `ops`; they know no model by name."""
+
+from .adapter import ParallelAdapter as ParallelAdapter
+from .conditional_layer import ConditionalLayer as ConditionalLayer
+from .conditional_layer import LayerAdapter as LayerAdapter
+from .conditional_layer import LayerPlan as LayerPlan
+from .conditional_layer import TokenAxis as TokenAxis
+from .router import Router as Router
+from .router import RoutingDecision as RoutingDecision
+from .sequence import SequenceContext as SequenceContext
+from .switchable import SwitchableModule as SwitchableModule

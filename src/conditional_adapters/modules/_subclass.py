@@ -1,0 +1,60 @@
+"""Change the class of one module instance to a subclass of its own class, and back.
+
+`Conditional + BertLayer` is made once per pair of classes and cached, as torch's parametrisations
+do. The module keeps its parameters, its place in the model, its hooks and its `isinstance`
+relations, so everything that finds layers by class or by name goes on working.
+
+The new class keeps the `__name__` of the old one, because device maps and FSDP's wrapping compare
+class names; `print(model)` shows the true one.
+"""
+
+import functools
+from typing import Any
+
+from torch import nn
+
+
+class DynamicSubclass(nn.Module):
+    """What every dynamic subclass can do: show its name, be pickled and copied."""
+
+    coda_mixin: type[nn.Module]
+    coda_original_class: type[nn.Module]
+
+    def _get_name(self) -> str:
+        return type(self).__qualname__
+
+    def __reduce_ex__(self, protocol: Any) -> Any:  # noqa: ANN401
+        # The class cannot be imported by name, so it is made again from its two parents.
+        function, arguments, *rest = super().__reduce_ex__(protocol)
+        if arguments and arguments[0] is type(self):
+            function, arguments = _new, (self.coda_mixin, self.coda_original_class)
+        return (function, arguments, *rest)
+
+
+@functools.cache
+def subclass_of(mixin: type[nn.Module], original: type[nn.Module]) -> type[nn.Module]:
+    """Return the class that puts `mixin` in front of `original`."""
+    prefix = mixin.__name__.removesuffix("Layer").removesuffix("Module")
+    namespace = {
+        "__module__": mixin.__module__,
+        "__qualname__": f"{prefix}{original.__name__}",
+        "__doc__": mixin.__doc__,
+        "coda_mixin": mixin,
+        "coda_original_class": original,
+    }
+    return type(original.__name__, (mixin, original), namespace)
+
+
+def become(module: nn.Module, mixin: type[nn.Module]) -> None:
+    """Turn `module` into an instance of `mixin` as well, in place."""
+    module.__class__ = subclass_of(mixin, type(module))
+
+
+def restore(module: DynamicSubclass) -> None:
+    """Undo `become`."""
+    module.__class__ = module.coda_original_class
+
+
+def _new(mixin: type[nn.Module], original: type[nn.Module]) -> nn.Module:
+    cls = subclass_of(mixin, original)
+    return cls.__new__(cls)

@@ -1,0 +1,58 @@
+"""The light branch: a bottleneck that every token passes."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+    "tanh": torch.tanh,
+    "identity": lambda states: states,
+}
+
+
+class ParallelAdapter(nn.Module):
+    """A two-layer bottleneck beside a frozen layer: `A(U) = act(U W_down) W_up`.
+
+    The up-projection starts at zero, so a fresh adapter changes nothing.
+
+    Args:
+        hidden_size: Width of the states.
+        adapter_dim: Width of the bottleneck.
+        activation: A key of `ACTIVATIONS`.
+        dtype: Type of the parameters. Computation follows the states.
+        device: Where the parameters live.
+
+    Source:
+        He et al., arXiv:2110.04366 (parallel adapter); the zero start is our choice.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        adapter_dim: int,
+        *,
+        activation: str = "relu",
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.down = nn.Parameter(torch.empty(adapter_dim, hidden_size, dtype=dtype, device=device))
+        self.up = nn.Parameter(torch.zeros(hidden_size, adapter_dim, dtype=dtype, device=device))
+        nn.init.kaiming_uniform_(self.down, a=5**0.5)
+
+    def forward(self, states: Float[Tensor, "batch seq hidden"]) -> Float[Tensor, "batch seq hidden"]:
+        """Return what the adapter adds to each token, in the dtype of the states."""
+        inner = functional.linear(states, self.down.to(states.dtype))
+        return functional.linear(ACTIVATIONS[self.activation](inner), self.up.to(states.dtype))
+
+    def extra_repr(self) -> str:
+        """Describe the sizes for `print(model)`."""
+        dim, hidden = self.down.shape
+        return f"hidden_size={hidden}, adapter_dim={dim}, activation={self.activation}"

@@ -1,0 +1,159 @@
+"""The router: one score per token, and the decision that follows from it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..ops import SoftTopKMethod, prefix_mask, select_tokens, soft_topk, static_router_logits
+
+RouterKind = Literal["learned", "random", "first", "strided"]
+Gate = Literal["weighted", "straight_through"]
+
+
+@dataclass(frozen=True)
+class RoutingDecision:
+    """Which tokens of a layer's input its heavy branch processes, and with what weight."""
+
+    selected_indices: Int[Tensor, "batch k"]  # ascending; placeholders where not selected
+    selected_weights: Float[Tensor, "batch k"]  # in [0, 1]; 0 where not selected
+    is_selected: Bool[Tensor, "batch k"]
+    router_logits: Float[Tensor, "batch seq"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How many tokens of each row may be selected."""
+
+    top_k: int  # slots per row
+    per_row: Int[Tensor, " batch"] | None = None  # slots each row uses; None = all
+    token_mask: Bool[Tensor, "batch seq"] | None = None
+    num_prefix_tokens: int = 0  # always selected, inside the budget
+
+
+class Router(nn.Module):
+    """Score tokens, choose the best and weigh them.
+
+    The score of a token is `s = u.w` with one vector w per layer, computed in float32. Prefix
+    tokens are always chosen, with weight 1; the soft top-k shares the rest of the budget among the
+    other tokens.
+
+    Args:
+        hidden_size: Width of the states.
+        kind: "learned", or a baseline without parameters and with weights of 1.
+        epsilon: Temperature of the soft top-k.
+        method: Which soft top-k.
+        gate: "weighted", or "straight_through": weights of 1 with the gradient of the soft ones.
+        seed: Sets the "random" baseline apart from that of other layers.
+        device: Where the parameters live.
+
+    Source:
+        Score and weights: CoDA, arXiv:2304.04947. Prefix tokens, initialisation and the
+        straight-through gate are our choice (docs/decisions/0003).
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        kind: RouterKind = "learned",
+        epsilon: float = 0.1,
+        method: SoftTopKMethod = "exact",
+        gate: Gate = "weighted",
+        seed: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__()
+        self.kind, self.epsilon, self.method, self.gate, self.seed = (
+            kind, epsilon, method, gate, seed,
+        )  # fmt: skip
+        if kind == "learned":
+            self.weight = nn.Parameter(torch.empty(hidden_size, device=device))
+            nn.init.normal_(self.weight, std=0.02)
+
+    def forward(
+        self, states: Float[Tensor, "batch seq hidden"], budget: Budget
+    ) -> RoutingDecision:
+        """Decide for a batch.
+
+        Args:
+            states: What the layer's first norm makes of its input.
+            budget: How many tokens may be selected.
+
+        Returns:
+            The decision. Gradients reach the router through `selected_weights`.
+        """
+        router_logits = self.score(states, budget)
+        always = _always_selected(router_logits, budget)
+        selected_indices, is_selected = select_tokens(
+            router_logits,
+            top_k=budget.top_k,
+            budgets=budget.per_row,
+            token_mask=budget.token_mask,
+            always=always,
+        )
+        if self.kind == "learned":
+            weights = self._weigh(router_logits, budget, always).gather(-1, selected_indices)
+        else:
+            weights = torch.ones_like(selected_indices, dtype=router_logits.dtype)
+        if budget.per_row is not None:
+            weights = weights * is_selected
+        return RoutingDecision(selected_indices, weights, is_selected, router_logits)
+
+    def score(
+        self, states: Float[Tensor, "batch seq hidden"], budget: Budget
+    ) -> Float[Tensor, "batch seq"]:
+        """Return the router's logits, in float32."""
+        if self.kind == "learned":
+            with torch.autocast(states.device.type, enabled=False):
+                return states.float() @ self.weight.float()
+        token_mask = budget.token_mask
+        if token_mask is None:
+            token_mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+        budgets = budget.per_row
+        if budgets is None:
+            budgets = torch.full(states.shape[:1], budget.top_k, device=states.device)
+        # Fresh scores in every training step, the same ones whenever the model is used.
+        seed: int | Tensor = self.seed
+        if self.training:
+            seed = torch.randint(2**31, (), device=states.device)
+        return static_router_logits(self.kind, token_mask, budgets=budgets, seed=seed)
+
+    def _weigh(self, router_logits: Tensor, budget: Budget, always: Tensor | None) -> Tensor:
+        weights = self._soft_topk(router_logits, budget, always)
+        if self.gate == "straight_through":
+            weights = 1.0 + (weights - weights.detach())
+        return weights
+
+    def _soft_topk(self, router_logits: Tensor, budget: Budget, always: Tensor | None) -> Tensor:
+        if always is None:
+            candidates, top_k = budget.token_mask, budget.per_row
+        else:
+            candidates = ~always if budget.token_mask is None else budget.token_mask & ~always
+            top_k = (budget.top_k if budget.per_row is None else budget.per_row) - always.sum(-1)
+        weights = soft_topk(
+            router_logits,
+            top_k=budget.top_k if top_k is None else top_k,
+            max_top_k=budget.top_k,
+            epsilon=self.epsilon,
+            method=self.method,
+            token_mask=candidates,
+        )
+        return weights if always is None else weights.masked_fill(always, 1.0)
+
+    def extra_repr(self) -> str:
+        """Describe the settings for `print(model)`."""
+        if self.kind != "learned":
+            return f"kind={self.kind}"
+        return f"epsilon={self.epsilon}, soft_topk={self.method}, gate={self.gate}"
+
+
+def _always_selected(router_logits: Tensor, budget: Budget) -> Tensor | None:
+    if budget.num_prefix_tokens == 0:
+        return None
+    if budget.token_mask is None:
+        positions = torch.arange(router_logits.shape[1], device=router_logits.device)
+        return (positions < budget.num_prefix_tokens).expand(router_logits.shape)
+    return prefix_mask(budget.num_prefix_tokens, budget.token_mask)

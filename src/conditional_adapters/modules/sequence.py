@@ -1,0 +1,63 @@
+"""What a forward pass knows about the lengths of its sequences, passed to layers as a value."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+# The keyword argument that carries a `SequenceContext` through a model's own forward functions.
+CONTEXT_ARGUMENT = "coda_context"
+
+
+class SequenceContext(NamedTuple):
+    """Valid tokens of a batch, computed once per forward pass and shared by all layers.
+
+    A named tuple, not a dataclass, because the tools that move arguments between devices know it.
+    """
+
+    token_mask: Bool[Tensor, "batch seq"] | None = None  # True = real token; None = no padding
+    lengths: Int[Tensor, " batch"] | None = None  # valid tokens per row, if there is a mask
+    shortest: int | None = None  # the extremes of `lengths`, if known on the host
+    longest: int | None = None
+    is_padding_only: bool = True  # attention masks say nothing beyond `token_mask`
+    reduction_factor: float | None = None  # overrides the layers' own (elastic training)
+
+
+def sequence_context(
+    attention_mask: Shaped[Tensor, "..."] | None, *, reduction_factor: float | None = None
+) -> SequenceContext:
+    """Read the lengths off an attention mask.
+
+    This is the only place that asks the device for numbers (one transfer per forward pass), because
+    tensor shapes depend on the longest row. While tracing it does not ask, and layers take the
+    padded length instead: same results, with more unused slots.
+
+    Args:
+        attention_mask: As users pass it to a model: `[batch, seq]`, non-zero for real tokens, or
+            `[batch, heads, query, seq]`, boolean (True = attend) or additive (0 = attend). In the
+            second form a token is valid if any query attends to it.
+        reduction_factor: Overrides the layers' own factor.
+
+    Returns:
+        The context. A mask without padding gives no mask.
+    """
+    if attention_mask is None:
+        return SequenceContext(reduction_factor=reduction_factor)
+    is_padding_only = attention_mask.dim() == 2
+    token_mask = attention_mask.bool() if is_padding_only else _attended(attention_mask)
+    lengths = token_mask.sum(-1)
+    shortest = longest = None
+    if not torch.compiler.is_compiling():
+        shortest, longest = torch.stack([lengths.min(), lengths.max()]).tolist()
+        if shortest == token_mask.shape[1]:
+            token_mask = lengths = None
+    return SequenceContext(
+        token_mask, lengths, shortest, longest, is_padding_only, reduction_factor
+    )
+
+
+def _attended(mask: Tensor) -> Tensor:
+    """Tell which keys any query attends to, from a mask per (query, key) pair."""
+    allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    return allowed.flatten(1, -2).any(1)

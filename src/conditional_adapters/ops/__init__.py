@@ -1,0 +1,17 @@
+"""Pure functions on tensors: the arithmetic of conditional computation.
+
+Nothing here has parameters or knows a model. `soft_topk` turns scores into weights,
+`select_tokens` turns them into positions, `gather_tokens` and `scatter_add_tokens` carry rows to
+the heavy branch and back, `gather_pairs` does the same for masks and position biases.
+"""
+
+from ._budget import token_budget as token_budget
+from .gather_scatter import gather_pairs as gather_pairs
+from .gather_scatter import gather_tokens as gather_tokens
+from .gather_scatter import scatter_add_tokens as scatter_add_tokens
+from .selection import prefix_mask as prefix_mask
+from .selection import select_tokens as select_tokens
+from .soft_topk import SoftTopKMethod as SoftTopKMethod
+from .soft_topk import soft_topk as soft_topk
+from .static_scores import StaticRouterKind as StaticRouterKind
+from .static_scores import static_router_logits as static_router_logits

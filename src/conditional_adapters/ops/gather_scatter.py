@@ -1,0 +1,78 @@
+"""Carry the chosen tokens to the heavy branch and its updates back.
+
+Written with flat row indices: one index per token instead of one per element, which the CPU and
+GPU kernels of `index_select` and `index_add` copy row by row.
+"""
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+
+def gather_tokens(
+    values: Shaped[Tensor, "source seq *rest"], selected_indices: Int[Tensor, "batch k"]
+) -> Shaped[Tensor, "batch k *rest"]:
+    """Take the chosen tokens of each row: `out[b, i] = values[b, selected_indices[b, i]]`.
+
+    Args:
+        values: Anything with a token axis at 1, for example hidden states or rotary tables. A
+            leading axis of 1 is shared by all rows.
+        selected_indices: Positions in `[0, seq)`.
+
+    Returns:
+        The rows, in the order of the indices. Differentiable in `values`.
+    """
+    batch, k = selected_indices.shape
+    flat = selected_indices if values.shape[0] == 1 else _flat(selected_indices, values.shape[1])
+    rows = values.flatten(0, 1).index_select(0, flat.flatten())
+    return rows.unflatten(0, (batch, k))
+
+
+def scatter_add_tokens(
+    base: Float[Tensor, "batch seq hidden"],
+    selected_indices: Int[Tensor, "batch k"],
+    update: Float[Tensor, "batch k hidden"],
+) -> Float[Tensor, "batch seq hidden"]:
+    """Add updates to the chosen tokens: `base[b, selected_indices[b, i]] += update[b, i]`.
+
+    Args:
+        base: What every token keeps. Not changed.
+        selected_indices: Positions in `[0, seq)`, distinct in each row.
+        update: One row per chosen token, in the dtype of `base`.
+
+    Returns:
+        A new tensor of the shape of `base`. Differentiable in `base` and `update`.
+    """
+    flat = _flat(selected_indices, base.shape[1]).flatten()
+    return base.flatten(0, 1).index_add(0, flat, update.flatten(0, 1)).view_as(base)
+
+
+def gather_pairs(
+    pairs: Shaped[Tensor, "source heads query seq"], selected_indices: Int[Tensor, "batch k"]
+) -> Shaped[Tensor, "batch heads selected_query k"]:
+    """Take the chosen tokens on both axes of an attention mask or position bias.
+
+    Args:
+        pairs: Values per (query, key) pair. The axes `source` and `query` may be 1 (shared by all
+            rows of the batch, or by all queries); a query axis of 1 stays 1.
+        selected_indices: Positions in `[0, seq)`.
+
+    Returns:
+        `out[b, h, i, j] = pairs[b, h, selected_indices[b, i], selected_indices[b, j]]`.
+        Differentiable in `pairs`.
+    """
+    (batch, k), seq = selected_indices.shape, pairs.shape[-1]
+    pairs = pairs.expand(batch, -1, -1, -1)
+    heads, num_queries = pairs.shape[1:3]
+    keys = selected_indices[:, None, None, :]
+    if num_queries > 1:
+        flat = selected_indices[:, None, :, None] * seq + keys
+        out = pairs.flatten(2).gather(2, flat.expand(-1, heads, -1, -1).flatten(2))
+        return out.unflatten(2, (k, k))
+    return pairs.gather(3, keys.expand(-1, heads, -1, -1))
+
+
+def _flat(selected_indices: Int[Tensor, "batch k"], seq: int) -> Int[Tensor, "batch k"]:
+    """Turn positions within rows into positions in the flattened batch."""
+    offsets = torch.arange(selected_indices.shape[0], device=selected_indices.device) * seq
+    return selected_indices + offsets.unsqueeze(-1)

@@ -1,0 +1,43 @@
+"""What both soft top-k methods need to know about a row before they start."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+class Rows(NamedTuple):
+    """Scores ready to be weighted, with what each row may spend."""
+
+    logits: Float[Tensor, "*batch seq"]  # -inf where a token may not be selected
+    budget: Float[Tensor, "*batch 1"]  # tokens to select, at most as many as may be
+    is_full: Bool[Tensor, "*batch 1"]  # every selectable token is selected
+
+
+def prepare_rows(
+    logits: Float[Tensor, "*batch seq"],
+    top_k: int | Int[Tensor, "*batch"],
+    token_mask: Bool[Tensor, "*batch seq"] | None,
+) -> Rows:
+    """Mask the scores and clip the budget of each row to its selectable tokens."""
+    seq = logits.shape[-1]
+    if token_mask is None:
+        selectable = logits.new_full((*logits.shape[:-1], 1), seq)
+    else:
+        selectable = token_mask.sum(-1, keepdim=True).to(logits.dtype)
+        logits = logits.masked_fill(~token_mask, -torch.inf)
+    wanted = top_k.unsqueeze(-1) if isinstance(top_k, Tensor) else torch.full_like(selectable, top_k)
+    wanted = wanted.to(logits.dtype).clamp_min(0)
+    return Rows(logits, torch.minimum(wanted, selectable), wanted >= selectable)
+
+
+def finish_rows(
+    weights: Float[Tensor, "*batch seq"],
+    rows: Rows,
+    token_mask: Bool[Tensor, "*batch seq"] | None,
+) -> Float[Tensor, "*batch seq"]:
+    """Set what is known without solving: 1 in full rows, 0 in empty rows and outside the mask."""
+    weights = torch.where(rows.is_full, 1.0, weights)
+    weights = torch.where(rows.budget > 0, weights, 0.0)
+    return weights if token_mask is None else weights.masked_fill(~token_mask, 0.0)

@@ -1,0 +1,44 @@
+"""The paper's soft top-k: coordinate ascent on the dual variables, with temperature scaling.
+
+The optimality conditions give `w_i = exp((s_i + a + b_i) / epsilon)` with `a` enforcing the sum and
+`b_i <= 0` the upper bounds. Each round sets `a` for the current `b`, then `b` for the new `a`:
+
+    a   <- epsilon ln k - epsilon logsumexp((s + b) / epsilon)
+    b_i <- min(-s_i - a, 0)
+
+The temperature starts high and falls to its target. Ending with `b` keeps every weight at most 1;
+the sum only approaches k. Gradients flow through all rounds.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ._rows import finish_rows, prepare_rows
+
+
+def iterative_soft_topk(
+    logits: Float[Tensor, "*batch seq"],
+    top_k: int | Int[Tensor, "*batch"],
+    epsilon: float,
+    token_mask: Bool[Tensor, "*batch seq"] | None,
+    num_iterations: int,
+    epsilon_init: float,
+    epsilon_decay: float,
+) -> Float[Tensor, "*batch seq"]:
+    """Run the coordinate ascent; arguments as in `soft_topk`, in float32 or float64."""
+    rows = prepare_rows(logits, top_k, token_mask)
+    # Rows that select nothing are solved for k = 1 on zeros and cleared afterwards.
+    log_budget = rows.budget.clamp_min(1.0).log()
+    scores = rows.logits.masked_fill(rows.budget == 0, 0.0)
+    offset = torch.zeros_like(log_budget)
+    bound = torch.zeros_like(scores)
+    temperature = max(epsilon_init, epsilon)
+    for _ in range(num_iterations):
+        offset = temperature * (
+            log_budget - ((scores + bound) / temperature).logsumexp(-1, keepdim=True)
+        )
+        bound = (-scores - offset).clamp_max(0.0).masked_fill(scores == -torch.inf, 0.0)
+        temperature = max(temperature * epsilon_decay, epsilon)
+    weights = ((scores + offset + bound) / epsilon).exp()
+    return finish_rows(weights, rows, token_mask)

@@ -1,0 +1,60 @@
+"""Scores that no one learned: the baselines a learned router has to beat.
+
+They take the place of router logits, so that everything after the scores is the same code.
+"""
+
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..errors import RoutingError
+
+StaticRouterKind = Literal["random", "first", "strided"]
+
+
+def static_router_logits(
+    kind: StaticRouterKind,
+    token_mask: Bool[Tensor, "batch seq"],
+    *,
+    budgets: Int[Tensor, " batch"],
+    seed: int | Int[Tensor, ""] = 0,
+) -> Float[Tensor, "batch seq"]:
+    """Score tokens by position alone.
+
+    Args:
+        kind: "random" gives each position and row pseudo-random scores, "first" prefers early
+            tokens, "strided" picks tokens at even distances.
+        token_mask: True where a token is valid; positions count valid tokens only.
+        budgets: Number of tokens that will be selected in each row.
+        seed: For "random": equal seeds give equal scores, also when a layer is recomputed.
+
+    Returns:
+        Scores in float32, finite; padding has scores too and must be masked by the selection.
+
+    Raises:
+        RoutingError: If the kind is unknown.
+
+    Source:
+        Our choice of baselines; the paper compares learned routing with others in an ablation.
+    """
+    positions = token_mask.cumsum(-1) - 1
+    if kind == "first":
+        return -positions.float()
+    if kind == "strided":
+        lengths = token_mask.sum(-1, keepdim=True).clamp_min(1)
+        wanted = budgets.unsqueeze(-1)
+        return ((positions + 1) * wanted // lengths - positions * wanted // lengths).float()
+    if kind == "random":
+        row = torch.arange(token_mask.shape[0], device=token_mask.device).unsqueeze(-1)
+        return _hash(positions + 65_521 * row + 2_654_435_761 * seed)
+    raise RoutingError(f"kind must be one of {get_args(StaticRouterKind)}, got {kind!r}.")
+
+
+def _hash(key: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
+    """Map integers to pseudo-random numbers in [0, 1) by multiply-and-shift mixing (32 bit)."""
+    bits = key & 0xFFFFFFFF
+    for multiplier in (0x7FEB352D, 0x846CA68B):
+        bits = ((bits ^ (bits >> 16)) * multiplier) & 0xFFFFFFFF
+    return (bits ^ (bits >> 16)).float() / 2.0**32

@@ -1,0 +1,150 @@
+"""Find out what a user means by "imdb", "reviews.csv", "pets/" or "packaged:bbc", and open it.
+
+What exists as a file or folder is taken for that; everything else is the name of a data set on a
+hub, unless it can only be a path.
+"""
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import DataError
+from ._files import FILE_OPENERS, open_file
+from ._table import Row, Table, class_names
+
+if TYPE_CHECKING:
+    import datasets
+    import numpy as np
+
+_PACKAGED = "packaged:"
+_IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+_BATCH_SIZE = 100  # rows of a stored data set read at a time; they may be images of a megabyte
+
+
+def open_source(source: str, split: str | None) -> Table:
+    """Open a data set.
+
+    Args:
+        source: A file, a folder, "packaged:<name>", or a hub name with an optional configuration
+            ("imdb", "nyu-mll/glue:sst2").
+        split: The part to read; needed where the source has several, refused where it has none.
+
+    Returns:
+        The table.
+
+    Raises:
+        DataError: If the source does not exist, cannot be read, or has no such split.
+    """
+    path = Path(source)
+    if source.startswith(_PACKAGED):
+        return _open_packaged(source, split)
+    if path.is_dir():
+        return _open_folder(path, split)
+    if path.is_file():
+        _refuse_split(source, split)
+        return open_file(path)
+    if _is_surely_a_path(source):
+        raise DataError(
+            f"There is no file or folder {source!r} (looked for {path.absolute()}). Check the path."
+        )
+    return _open_hub(source, split)
+
+
+def _is_surely_a_path(source: str) -> bool:
+    """Tell whether a source that does not exist cannot be meant as a hub name."""
+    is_deep = source.count("/") > 1 or "\\" in source
+    return is_deep or source.startswith((".", "/", "~")) or Path(source).suffix in FILE_OPENERS
+
+
+def _open_folder(folder: Path, split: str | None) -> Table:
+    """Open a folder written by `save_to_disk`, or else an image folder."""
+    import datasets
+
+    if not any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        return _open_image_folder(folder / (split or ""))
+    try:
+        stored = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError) as error:
+        raise DataError(f"The data set in {folder} is damaged ({error}). Save it again.") from error
+    return _open_stored(str(folder), stored, split)
+
+
+def _open_image_folder(folder: Path) -> Table:
+    """Open images in one sub-folder per class; images beside the sub-folders have no class."""
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}. Check the path and the split.")
+    children = sorted(child for child in folder.iterdir() if child.is_dir())
+    class_folders = [child for child in children if any(_images_in(child))]
+    if not class_folders and not any(_images_in(folder)):
+        raise DataError(
+            f"{folder} holds neither a data set written by save_to_disk nor images as"
+            f" class_name/image.png. Its folders: {', '.join(c.name for c in children) or 'none'}."
+            " If these are splits, choose one with --split."
+        )
+    return Table(read=partial(_read_image_folder, folder, class_folders), columns=("image", "label"))
+
+
+def _read_image_folder(folder: Path, class_folders: Sequence[Path], _: Sequence[str]) -> Iterator[Row]:
+    """Name every image; none is opened here."""
+    for path in _images_in(folder):
+        yield Row(str(path), {"image": str(path.absolute()), "label": None})
+    for class_folder in class_folders:
+        for path in _images_in(class_folder):
+            yield Row(str(path), {"image": str(path.absolute()), "label": class_folder.name})
+
+
+def _images_in(folder: Path) -> Iterator[Path]:
+    """List the image files directly in a folder, by name."""
+    return (path for path in sorted(folder.iterdir()) if path.suffix.lower() in _IMAGE_SUFFIXES)
+
+
+def _open_hub(source: str, split: str | None) -> Table:
+    """Load a data set by name, from the hub or the local cache of `datasets`."""
+    import datasets
+
+    name, _, configuration = source.partition(":")
+    try:
+        loaded = datasets.load_dataset(name, configuration or None, split=split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"{source!r} is neither a file, nor a folder, nor a reachable data set ({error})."
+            f" Give a file ({', '.join(FILE_OPENERS)}), a folder, a hub name such as imdb or"
+            f" nyu-mll/glue:sst2, or one of {', '.join(_PACKAGED_OPENERS)}."
+        ) from error
+    return _open_stored(source, loaded, None if isinstance(loaded, datasets.Dataset) else split)
+
+
+def _open_stored(
+    source: str, stored: "datasets.Dataset | datasets.DatasetDict", split: str | None
+) -> Table:
+    """Open one split of what `datasets` loaded."""
+    import datasets
+
+    if isinstance(stored, datasets.Dataset):
+        _refuse_split(source, split)
+        dataset = stored
+    else:
+        dataset = stored[_choose_split(source, list(stored), split)]
+    return Table(
+        read=partial(_read_dataset, source, dataset),
+        columns=dataset.column_names,
+        class_names=class_names(dataset.features),
+        dataset=dataset,
+    )
+
+
+def _read_dataset(source: str, dataset: "datasets.Dataset", columns: Sequence[str]) -> Iterator[Row]:
+    """Read rows batch by batch; images stay encoded."""
+    import datasets
+
+    view = dataset.with_format(None).select_columns(list(columns))
+    for column, kind in view.features.items():
+        if isinstance(kind, datasets.Image):
+            view = view.cast_column(column, datasets.Image(decode=False))
+    number = 0
+    for batch in view.iter(batch_size=_BATCH_SIZE):
+        for cells in zip(*batch.values(), strict=True):
+            number += 1
+            yield Row(f"{source}, row {number}", dict(zip(batch, cells, strict=True)))

@@ -1,0 +1,42 @@
+"""A data set of any kind, opened as a stream of rows.
+
+A `Table` knows its columns and, where the source says so, the names of its classes. Its rows come
+one by one, each with the place that a message can name, so one loop in `data` checks them all.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import datasets
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row as its source delivers it."""
+
+    place: str  # what a message names: "reviews.csv:17", "imdb, row 17" or "pets/cat/3.png"
+    cells: Mapping[str, object]
+    problem: str = ""  # why the row could not be taken apart; it then has no cells
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """An opened data set."""
+
+    # Reads the rows from the start; a source that can leaves out all but the given columns.
+    read: Callable[[Sequence[str]], Iterator[Row]]
+    columns: Sequence[str] | None  # None: each row has its own
+    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by column of numbers
+    folder: Path = Path()  # where relative paths to images start
+    dataset: "datasets.Dataset | None" = None  # set if the rows are those of a stored data set
+
+
+def class_names(features: "datasets.Features") -> dict[str, Sequence[str]]:
+    """Collect the names behind every column of type `ClassLabel`."""
+    import datasets
+
+    labels = {name: kind for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
+    return {name: kind.names for name, kind in labels.items()}
