@@ -13,7 +13,6 @@ and the copy is used. At every moment the directory holds one complete adapter.
 import hashlib
 import json
 import os
-import uuid
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ._atomic import replace_file, replace_text
 from ._sites import transformers_model
 from ._version import __version__
 from .attach import (
@@ -76,10 +76,10 @@ def save_adapter(
     def write_tensors(path: Path) -> None:
         save_file(tensors, path, metadata={"format": "pt", _METADATA_KEY: json.dumps(config)})
 
-    _replace(target / TENSORS_FILE, write_tensors)
+    replace_file(target / TENSORS_FILE, write_tensors)
     digest = _digest(target / TENSORS_FILE)
     text = json.dumps({**config, "tensors_sha256": digest}, indent=2) + "\n"
-    _replace(target / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    replace_text(target / CONFIG_FILE, text)
     return target
 
 
@@ -157,18 +157,6 @@ def _describe(model: nn.Module, adapter_name: str) -> dict[str, Any]:
         **attachment.configs[adapter_name].to_dict(),
         "modules_to_save": list(attachment.heads[adapter_name]),
     }
-
-
-def _replace(target: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `target`, flush it to disk, and rename it."""
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _digest(path: Path) -> str:
@@ -269,8 +257,14 @@ def _prepare(
             return lambda: detach(model)
         existing = attachment.configs.get(adapter_name)
         if existing is None:
+            previous = attachment.active
             add_adapter(model, config, adapter_name=adapter_name)
-            return lambda: remove_adapter(model, adapter_name)
+
+            def undo() -> None:
+                set_adapter(model, previous)
+                remove_adapter(model, adapter_name)
+
+            return undo
     except ConfigError as error:
         raise CheckpointError(f"{path} does not fit this model: {error}") from error
     if _shape(existing) != _shape(config):

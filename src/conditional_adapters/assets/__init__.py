@@ -3,9 +3,10 @@
     model = load_packaged_model("minilm")
     tokenizer = load_packaged_tokenizer("minilm")
 
-`_catalogue` has the table of files with their pinned hashes. `_dinov2` and `_whisper` read foreign
-file formats into the names of transformers, `_pretrained` turns tensors into models, `_models` and
-`_data` are what users call. Nothing here executes code of the packages or unpickles.
+`_catalogue` has the table of files with their pinned hashes. `_dinov2` (ONNX) and `_whisper`
+(CTranslate2, read by `_ctranslate2`) translate weights to the names of transformers, `_pretrained`
+turns them into models, and `_models` and `_data` are what users call. Nothing here unpickles or
+executes code of the packages.
 """
 
 from ._catalogue import ASSETS as ASSETS

@@ -215,7 +215,7 @@ def require_sha256(asset: Asset, path: Path, found: str) -> None:
         raise AssetError(
             f"{path} has the SHA-256 {found}, but {asset.package} {asset.version} has "
             f"{asset.sha256}: the file is damaged or of another version. "
-            f"Remove the package first. {asset.remedy}"
+            f"Uninstall the package first. {asset.remedy}"
         )
 
 

@@ -9,7 +9,7 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,12 +72,12 @@ def bbc_news() -> list[NewsArticle]:
 
 
 def fashion_mnist(
-    split: Literal["train", "test"], directory: Path | str | None = None
+    split: str, directory: Path | str | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Read the pictures and labels of Fashion-MNIST.
 
     Args:
-        split: "train" has 60,000 rows, "test" 10,000.
+        split: "train" (60,000 rows) or "test" (10,000).
         directory: The folder of the four files instead of the one of the Debian package.
 
     Returns:

@@ -7,8 +7,9 @@ multiplies by it, which still carries the path of its module
 saliency maps; only the backbone is read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,7 +74,7 @@ def onnx_to_state_dict(path: Path) -> dict[str, Tensor]:
     }
     state_dict = {
         _transformers_name(name): tensor
-        for name, tensor in [*tensors.items(), *_matrices(graph, tensors)]
+        for name, tensor in [*tensors.items(), *_matrices(graph.node, tensors)]
         if name.startswith("backbone.")
     }
     positions = [tensors[name] for name in _POSITION_EMBEDDINGS]
@@ -83,9 +84,9 @@ def onnx_to_state_dict(path: Path) -> dict[str, Tensor]:
     return state_dict
 
 
-def _matrices(graph: object, tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _matrices(nodes: Iterable[Any], tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Yield `<path of the module>.weight` and the weight of each linear layer."""
-    for node in graph.node:  # type: ignore[attr-defined]
+    for node in nodes:
         if node.op_type == "MatMul" and node.input[1] in tensors:
             module = node.name.removeprefix("/").removesuffix("/MatMul").replace("/", ".")
             # [in, out] in the graph, [out, in] in torch.nn.Linear

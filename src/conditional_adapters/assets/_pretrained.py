@@ -7,15 +7,27 @@ left over or of another shape is an error, and a fresh head is normal and not wo
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_MAPPING,
+    AutoModel,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from ..errors import AssetError, ConfigError
 
+_REMEDY = (
+    "Names and shapes have to agree. Do not override sizes of the pre-trained configuration. If "
+    "you did not, your version of transformers names its modules differently: use the tested one."
+)
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Pretrained:
     """A configuration and the weights of the backbone that it describes."""
 
@@ -62,7 +74,9 @@ def configure(
     return config
 
 
-def build(model_class: type, config: PreTrainedConfig, pretrained: Pretrained) -> PreTrainedModel:
+def build(
+    model_class: type[Any], config: PreTrainedConfig, pretrained: Pretrained
+) -> PreTrainedModel:
     """Build a model, copy the pre-trained tensors into its backbone, and set it to evaluation.
 
     Args:
@@ -78,7 +92,7 @@ def build(model_class: type, config: PreTrainedConfig, pretrained: Pretrained) -
     """
     # NOTE: auto classes have the public `from_config`, which calls `_from_config` of a model
     # class. Calling the class itself would ignore `dtype`.
-    from_config = getattr(model_class, "from_config", None) or model_class._from_config  # type: ignore[attr-defined]
+    from_config = getattr(model_class, "from_config", None) or model_class._from_config
     model = from_config(config)
     _load_backbone(model, pretrained.state_dict)
     if pretrained.generation and model.can_generate():
@@ -95,7 +109,6 @@ def _load_backbone(model: PreTrainedModel, state_dict: dict[str, Tensor]) -> Non
     """
     backbone = model.base_model
     own_parts = {name for name, _ in backbone.named_children()}
-    known_parts = {_part(key) for key in state_dict}
     wanted = {key: tensor for key, tensor in state_dict.items() if _part(key) in own_parts}
     try:
         missing, unexpected = backbone.load_state_dict(wanted, strict=False)
@@ -103,7 +116,11 @@ def _load_backbone(model: PreTrainedModel, state_dict: dict[str, Tensor]) -> Non
         raise AssetError(
             f"The packaged weights do not fit {type(model).__name__}: {error}. {_REMEDY}"
         ) from error
-    missing = [key for key in missing if _part(key) in known_parts]
+    # Most models keep the backbone in one module and the head outside of it, so nothing may be
+    # missing. Some have their head beside the parts of the backbone: that may be.
+    if backbone is model and type(model) is not MODEL_MAPPING[type(model.config)]:
+        known_parts = {_part(key) for key in state_dict}
+        missing = [key for key in missing if _part(key) in known_parts]
     if missing or unexpected or not wanted:
         raise AssetError(
             f"The packaged weights do not fit {type(model).__name__}: "
@@ -114,9 +131,3 @@ def _load_backbone(model: PreTrainedModel, state_dict: dict[str, Tensor]) -> Non
 def _part(key: str) -> str:
     """Return the first component of a parameter's name."""
     return key.partition(".")[0]
-
-
-_REMEDY = (
-    "Names and shapes have to agree. Do not override sizes of the pre-trained configuration. If "
-    "you did not, your version of transformers names its modules differently: use the tested one."
-)

@@ -25,7 +25,7 @@ def gather_tokens(
     batch, k = selected_indices.shape
     flat = selected_indices if values.shape[0] == 1 else _flat(selected_indices, values.shape[1])
     rows = values.flatten(0, 1).index_select(0, flat.flatten())
-    return rows.unflatten(0, (batch, k))
+    return rows.view(batch, k, *values.shape[2:])
 
 
 def scatter_add_tokens(
@@ -68,7 +68,7 @@ def gather_pairs(
     if num_queries > 1:
         flat = selected_indices[:, None, :, None] * seq + keys
         out = pairs.flatten(2).gather(2, flat.expand(-1, heads, -1, -1).flatten(2))
-        return out.unflatten(2, (k, k))
+        return out.view(batch, heads, k, k)
     return pairs.gather(3, keys.expand(-1, heads, -1, -1))
 
 

@@ -9,9 +9,17 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 _LONGEST_QUOTE = 60  # characters of a wrong value that a message repeats
 _LISTED_LABELS = 20  # known labels that a message lists
+
+
+class ImageCell(TypedDict):
+    """An image as `datasets.Image` stores it: the content of its file, or the absolute path."""
+
+    bytes: bytes | None
+    path: str | None
 
 
 class BadRow(Exception):  # noqa: N818 - a row that is left out is no error
@@ -65,7 +73,7 @@ def require_known_label(label: str, known_labels: Sequence[str]) -> None:
         raise BadRow(f"the label {_quote(label)} is not one of the known labels: {listed}{more}")
 
 
-def read_image(value: object, folder: Path) -> dict[str, bytes | str | None]:
+def read_image(value: object, folder: Path) -> ImageCell:
     """Return an image in the form in which `datasets.Image` stores it.
 
     The image is decoded once and dropped, so a damaged file is named before the work starts.
@@ -75,7 +83,7 @@ def read_image(value: object, folder: Path) -> dict[str, bytes | str | None]:
         folder: Where a relative path starts.
 
     Returns:
-        A mapping with either the bytes or an absolute path; nothing is decoded to stay in memory.
+        The bytes if there are any, else the path; nothing stays decoded.
 
     Raises:
         BadRow: If there is no image, or it cannot be decoded.

@@ -55,7 +55,7 @@ def _open_csv(path: Path, *, delimiter: str) -> Table:
     return Table(read=read, columns=columns, folder=path.parent)
 
 
-def _read_csv(path: Path, delimiter: str, _: Sequence[str]) -> Iterator[Row]:
+def _read_csv(path: Path, delimiter: str, _columns: Sequence[str]) -> Iterator[Row]:
     """Turn the records after the header into rows."""
     records = _csv_records(path, delimiter)
     _, header, _ = next(records)
@@ -67,7 +67,7 @@ def _read_csv(path: Path, delimiter: str, _: Sequence[str]) -> Iterator[Row]:
 
 
 def _csv_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str], str]]:
-    """Give the line where each record starts, its fields, and what is wrong with it, if anything."""
+    """Give for each record the line where it starts, its fields, and what is wrong with it."""
     with _open_text(path) as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         while True:
@@ -84,7 +84,7 @@ def _csv_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str], s
 
 
 def _open_text(path: Path) -> TextIO:
-    """Open a text file that may start with a byte order mark; the ends of lines stay as they are."""
+    """Open a text file, with or without a byte order mark; the ends of lines stay as they are."""
     return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
@@ -93,7 +93,7 @@ def _open_json_lines(path: Path) -> Table:
     return Table(read=partial(_read_json_lines, path), columns=None, folder=path.parent)
 
 
-def _read_json_lines(path: Path, _: Sequence[str]) -> Iterator[Row]:
+def _read_json_lines(path: Path, _columns: Sequence[str]) -> Iterator[Row]:
     """Turn every line that is not blank into a row."""
     with _open_text(path) as file:
         for number, line in enumerate(file, start=1):
@@ -104,9 +104,9 @@ def _read_json_lines(path: Path, _: Sequence[str]) -> Iterator[Row]:
 def _json_row(place: str, line: str) -> Row:
     """Parse one line."""
     try:
-        cells = json.loads(line)
-    except ValueError as error:
-        reason = getattr(error, "msg", error)  # without json's own line number, which is always 1
+        cells = json.loads(line.rstrip())
+    except (ValueError, RecursionError) as error:
+        reason = str(error).replace("line 1 ", "")  # json counts lines within this one
         return Row(place, {}, f"the line is not valid JSON ({reason}); each line is one object")
     if not isinstance(cells, Mapping):
         kind = "array" if isinstance(cells, list) else "single value"

