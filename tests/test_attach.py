@@ -70,7 +70,7 @@ def test_a_causal_decoder_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    "settings, message",
     [
         ({"dense_layers": (3,)}, "dense_layers contains 3, but the encoder has 3 layers"),
         ({"attention_mode": "k_to_all"}, "k_to_all"),
@@ -100,7 +100,7 @@ def test_the_calls_on_a_dense_model_say_what_to_do() -> None:
         lambda: ca.count_parameters(model),
         lambda: ca.save_adapter(model, "unused"),
     ):
-        with pytest.raises(ca.AttachmentError, match="no conditional adapters. Call attach"):
+        with pytest.raises(ca.AttachmentError, match="no conditional adapters"):
             call()
 
 
@@ -171,9 +171,7 @@ def test_generation_with_all_tokens_equals_the_dense_model() -> None:
 
 @pytest.mark.parametrize("router_kind", ["random", "first", "strided"])
 def test_baseline_routers_have_no_parameters_and_repeat_themselves(router_kind) -> None:
-    config = ca.ConditionalAdapterConfig(
-        reduction_factor=3, adapter_dim=5, router_kind=router_kind
-    )
+    config = ca.ConditionalAdapterConfig(reduction_factor=3, adapter_dim=5, router_kind=router_kind)
     model = ca.attach(tiny_bert(), config)
     inputs = padded(TINY_MODELS["bert"].inputs(), "right")
     assert not [name for name, _ in adapter_parameters(model, "default") if ".router." in name]
@@ -196,9 +194,7 @@ def test_the_straight_through_gate_has_weight_one_and_a_gradient() -> None:
         torch.testing.assert_close(
             decision.selected_weights, torch.ones_like(decision.selected_weights)
         )
-    gradients = [
-        p.grad for name, p in adapter_parameters(model, "default") if ".router." in name
-    ]
+    gradients = [p.grad for name, p in adapter_parameters(model, "default") if ".router." in name]
     assert all(gradient.abs().max() > 0 for gradient in gradients)
 
 

@@ -56,7 +56,7 @@ def test_the_files_are_laid_out_as_peft_lays_them_out(saved) -> None:
     assert not [name for name in names if "default" in name]
     config = ca.read_adapter_config(saved)
     assert config["peft_type"] == "CODA"
-    assert config["modules_to_save"] == ["classifier"]
+    assert config["modules_to_save"] == ["bert.pooler", "classifier"]
     assert config["reduction_factor"] == 3
 
 
@@ -88,7 +88,7 @@ def test_the_saved_reduction_factor_is_used_and_may_be_edited(saved) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change, message",
     [
         (lambda t: t.pop("base_model.model.classifier.bias"), "missing: .*classifier.bias"),
         (lambda t: t.update(extra=torch.ones(1)), "unexpected: extra"),
@@ -125,7 +125,7 @@ def test_a_failed_load_leaves_the_active_adapter_active(saved) -> None:
 
 def test_an_adapter_of_another_architecture_or_class_is_refused(saved) -> None:
     vit = TINY_MODELS["vit"].build("sdpa")
-    with pytest.raises(ca.CheckpointError, match="adapter for a bert model .* this is a vit"):
+    with pytest.raises(ca.CheckpointError, match=r"adapter for a bert model .* this is a vit"):
         ca.load_adapter(vit, saved)
     bare = TINY_MODELS["bert"].build("sdpa").bert
     with pytest.raises(ca.CheckpointError, match="BertForSequenceClassification model"):
@@ -153,7 +153,7 @@ def test_an_adapter_of_another_method_is_refused(saved) -> None:
     path = saved / "adapter_config.json"
     config = json.loads(path.read_text()) | {"peft_type": "LORA"}
     path.write_text(json.dumps(config))
-    with pytest.raises(ca.CheckpointError, match="of type 'LORA', not 'CODA'. Load it with PEFT"):
+    with pytest.raises(ca.CheckpointError, match="of type 'LORA', not 'CODA'"):
         ca.load_adapter(TINY_MODELS["bert"].build("sdpa"), saved)
 
 

@@ -26,7 +26,7 @@ BAD_VALUES = [
 ]
 
 
-@pytest.mark.parametrize(("field", "value", "message"), BAD_VALUES)
+@pytest.mark.parametrize("field, value, message", BAD_VALUES)
 def test_a_bad_value_is_refused_with_field_value_and_range(field, value, message) -> None:
     with pytest.raises(ca.ConfigError, match=message) as error:
         ca.ConditionalAdapterConfig(**{field: value})

@@ -8,14 +8,38 @@ import pytest
 import conditional_adapters as ca
 
 PACKAGE = Path(ca.__file__).parent
-PUBLIC = """
-    ArchitectureSpec AssetError AttachmentError CheckpointError ConditionalAdapterConfig
-    ConditionalAdapterError ConfigError DataError FlopCount ParameterCount RoutingDecision
-    RoutingError RoutingRecord TokenAxis UnsupportedArchitectureError add_adapter attach
-    count_parameters detach estimate_flops load_adapter read_adapter_config record_routing
-    register_architecture remove_adapter save_adapter set_adapter set_reduction_factor soft_topk
-    supported_architectures
-""".split()
+PUBLIC = [
+    "ArchitectureSpec",
+    "AssetError",
+    "AttachmentError",
+    "CheckpointError",
+    "ConditionalAdapterConfig",
+    "ConditionalAdapterError",
+    "ConfigError",
+    "DataError",
+    "FlopCount",
+    "ParameterCount",
+    "RoutingDecision",
+    "RoutingError",
+    "RoutingRecord",
+    "TokenAxis",
+    "UnsupportedArchitectureError",
+    "add_adapter",
+    "attach",
+    "count_parameters",
+    "detach",
+    "estimate_flops",
+    "load_adapter",
+    "read_adapter_config",
+    "record_routing",
+    "register_architecture",
+    "remove_adapter",
+    "save_adapter",
+    "set_adapter",
+    "set_reduction_factor",
+    "soft_topk",
+    "supported_architectures",
+]
 # Each part of the package may import only parts that come before it.
 LAYERS = [
     {"_version", "errors", "_atomic"},

@@ -144,14 +144,21 @@ def _task_head(sites: Sites) -> tuple[str, ...]:
     if not any(class_name in _flatten(mapping.values()) for mapping in mappings):
         return ()
     first_layer = sites.encoder_layers[0]
-    return tuple(
+    # A pooler feeds the head and nothing else, and was pretrained for another head.
+    pooler = [
+        name
+        for name, module in sites.model.named_modules()
+        if name.endswith(".pooler") and module is getattr(sites.model.base_model, "pooler", None)
+    ]
+    head = [
         name
         for name, child in sites.model.named_children()
         if all(module is not first_layer for module in child.modules())
         and any(True for _ in child.parameters())
         # A head that another method trains and saves already (PEFT) stays with it.
         and "modules_to_save" not in dict(child.named_children())
-    )
+    ]
+    return tuple(pooler + head if head else [])
 
 
 def _flatten(names: object) -> list[str]:

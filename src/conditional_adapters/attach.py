@@ -8,11 +8,10 @@ it is kept in one `Attachment` on the model.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from inspect import signature
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
@@ -27,7 +26,7 @@ from .modules import (
     SwitchableModule,
 )
 from .modules._subclass import become, restore
-from .modules.sequence import CONTEXT_ARGUMENT, sequence_context
+from .modules.sequence import ContextHook
 from .modules.switchable import add_copy, remove_copies
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -38,7 +37,7 @@ _ATTRIBUTE = "coda_attachment"
 class Attachment:
     """The state of a conditional model that is not in its layers."""
 
-    hook: "ContextHook"
+    hook: ContextHook
     handle: RemovableHandle
     configs: dict[str, ConditionalAdapterConfig] = field(default_factory=dict)
     heads: dict[str, tuple[str, ...]] = field(default_factory=dict)  # paths of copied task heads
@@ -94,9 +93,7 @@ def attach(
     return model
 
 
-def add_adapter(
-    model: nn.Module, config: ConditionalAdapterConfig, *, adapter_name: str
-) -> None:
+def add_adapter(model: nn.Module, config: ConditionalAdapterConfig, *, adapter_name: str) -> None:
     """Put another adapter beside those of a conditional model and activate it.
 
     Args:
@@ -208,7 +205,7 @@ def set_reduction_factor(model: nn.Module, reduction_factor: float) -> None:
     """
     factor, name = check_reduction_factor(reduction_factor), active_adapter(model)
     for layer in conditional_layers(model):
-        layer.coda_adapters[name].reduction_factor = factor
+        layer.coda_part(name).reduction_factor = factor
 
 
 def is_attached(model: nn.Module) -> bool:
@@ -310,16 +307,16 @@ def _add(
     num_layers = len(sites.encoder_layers)
     dense = {index % num_layers for index in config.dense_layers}
     for index, layer in enumerate(sites.encoder_layers):
-        _make_conditional(layer, sites)
-        layer.coda_adapters[adapter_name] = _layer_adapter(
+        conditional = _make_conditional(layer, sites)
+        conditional.coda_adapters[adapter_name] = _layer_adapter(
             layer, sites, config, index, is_routed=index not in dense
         )
     adapted: list[nn.Module] = [sites.encoder]
     if config.adapt_decoder and sites.decoder is not None and sites.decoder_layers is not None:
         adapted.append(sites.decoder)
         for index, layer in enumerate(sites.decoder_layers):
-            _make_conditional(layer, sites)
-            layer.coda_adapters[adapter_name] = _layer_adapter(
+            conditional = _make_conditional(layer, sites)
+            conditional.coda_adapters[adapter_name] = _layer_adapter(
                 layer, sites, config, index, is_routed=False
             )
     if config.train_norms:
@@ -332,14 +329,15 @@ def _add(
     set_adapter(sites.model, adapter_name)
 
 
-def _make_conditional(layer: nn.Module, sites: Sites) -> None:
+def _make_conditional(layer: nn.Module, sites: Sites) -> ConditionalLayer:
     if isinstance(layer, ConditionalLayer):
-        return
+        return layer
     plan = sites.spec.plan(layer, sites.config)
-    become(layer, ConditionalLayer)
-    layer.coda_plan = plan
-    layer.coda_adapters = nn.ModuleDict()
-    layer.coda_active = None
+    conditional = become(layer, ConditionalLayer)
+    conditional.coda_plan = plan
+    conditional.coda_adapters = nn.ModuleDict()
+    conditional.coda_active = None
+    return conditional
 
 
 def _layer_adapter(
@@ -393,35 +391,3 @@ def _trainable_names(model: PreTrainedModel) -> tuple[str, ...]:
 def _has_peft_layers(model: nn.Module) -> bool:
     """Tell whether PEFT trains parts of the model; its layers name their adapters' modules."""
     return any(hasattr(module, "adapter_layer_names") for module in model.modules())
-
-
-class ContextHook:
-    """Before the encoder runs: read the lengths once and hand them to its layers.
-
-    The context travels through the encoder's own keyword arguments, so it is a value of this
-    forward pass and of no other.
-
-    Args:
-        encoder: The module whose forward gets the users' attention mask.
-    """
-
-    def __init__(self, encoder: nn.Module) -> None:
-        names = tuple(signature(encoder.forward).parameters)
-        self.mask_position = names.index("attention_mask")
-        self.is_active = False
-        self.elastic_factors: tuple[float, ...] = ()
-
-    def __call__(
-        self, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Add the context to the arguments."""
-        if not self.is_active:
-            return args, kwargs
-        mask: Tensor | None = kwargs.get("attention_mask")
-        if self.mask_position < len(args):
-            mask = args[self.mask_position]
-        factor = None
-        if encoder.training and self.elastic_factors:
-            factor = self.elastic_factors[int(torch.randint(len(self.elastic_factors), ()))]
-        context = sequence_context(mask, reduction_factor=factor)
-        return args, {**kwargs, CONTEXT_ARGUMENT: context}

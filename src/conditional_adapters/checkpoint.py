@@ -175,7 +175,8 @@ def _open_tensors(path: Path, *, read: bool) -> tuple[str | None, dict[str, Tens
         )
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()} if read else {}
+            keys = file.keys() if read else []  # a file handle, not a mapping
+            tensors = {key: file.get_tensor(key) for key in keys}
             return (file.metadata() or {}).get(_METADATA_KEY), tensors
     except SafetensorError as error:
         raise CheckpointError(
@@ -280,11 +281,11 @@ def _shape(config: ConditionalAdapterConfig) -> ConditionalAdapterConfig:
     return replace(config, reduction_factor=1, modules_to_save=None)
 
 
-def _copy_into(
-    model: nn.Module, adapter_name: str, tensors: dict[str, Tensor], path: Path
-) -> None:
+def _copy_into(model: nn.Module, adapter_name: str, tensors: dict[str, Tensor], path: Path) -> None:
     """Copy tensors into an adapter, all or none."""
-    wanted = {file_key(name, adapter_name): p for name, p in adapter_parameters(model, adapter_name)}
+    wanted = {
+        file_key(name, adapter_name): p for name, p in adapter_parameters(model, adapter_name)
+    }
     problems = [f"missing: {key}" for key in wanted if key not in tensors]
     problems += [f"unexpected: {key}" for key in tensors if key not in wanted]
     problems += [

@@ -17,7 +17,7 @@ AttentionMode = Literal["k_to_k", "k_to_all"]
 class ConditionalAdapterConfig:
     """What `attach` adds to a model, and how its tokens are routed.
 
-    Args:
+    Attributes:
         reduction_factor: r, a number >= 1: each conditional layer processes `ceil(n / r)` of n
             tokens. A tuple makes an elastic adapter: training samples one of the values for each
             forward pass, and the first is used otherwise. At 1 every token is processed, which is
@@ -44,8 +44,8 @@ class ConditionalAdapterConfig:
         ConfigError: If a value is outside its range.
 
     Source:
-        reduction_factor, router, soft top-k, k_to_k and k_to_all are the paper's (arXiv:2304.04947).
-        The defaults are our choice (docs/decisions/0003).
+        Reduction factor, router, soft top-k and both attention modes are the paper's
+        (arXiv:2304.04947). The defaults are our choice (docs/decisions/0003).
     """
 
     reduction_factor: float | tuple[float, ...] = 4.0
@@ -96,7 +96,7 @@ class ConditionalAdapterConfig:
         )
         saved = self.modules_to_save
         _check(
-            saved is None or isinstance(saved, tuple) and all(isinstance(s, str) for s in saved),
+            saved is None or (isinstance(saved, tuple) and all(isinstance(s, str) for s in saved)),
             "modules_to_save",
             saved,
             "None or a tuple of module names such as ('classifier',)",
@@ -158,7 +158,9 @@ def check_reduction_factor(value: object) -> float:
 
 def _check_reduction_factor(value: object) -> None:
     if isinstance(value, tuple):
-        _check(len(value) > 0, "reduction_factor", value, "a number or a non-empty tuple of numbers")
+        _check(
+            len(value) > 0, "reduction_factor", value, "a number or a non-empty tuple of numbers"
+        )
         for factor in value:
             check_reduction_factor(factor)
     else:

@@ -6,8 +6,8 @@
     ├── AttachmentError                (RuntimeError)         attach or detach at the wrong moment
     ├── UnsupportedArchitectureError   (NotImplementedError)  no record for this model
     ├── CheckpointError                (ValueError)           a saved adapter does not fit
-    ├── AssetError                     (RuntimeError)         packaged weights or data missing or altered
-    └── DataError                      (ValueError)           a data set or one of its rows is unusable
+    ├── AssetError                     (RuntimeError)         packaged weights or data unusable
+    └── DataError                      (ValueError)           a data set or a row is unusable
 
 Every message says what is wrong with the value, what is allowed, and what to do.
 """

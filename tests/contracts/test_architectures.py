@@ -63,7 +63,7 @@ def valid_tokens(model: PreTrainedModel, inputs: dict[str, Tensor], seq: int) ->
     return torch.ones(2, seq, dtype=torch.bool) if mask is None else mask.bool()
 
 
-@pytest.mark.parametrize(("name", "attention", "padding"), CASES)
+@pytest.mark.parametrize("name, attention, padding", CASES)
 @pytest.mark.parametrize("reduction_factor", [1, 1.0001])
 def test_a_fresh_adapter_that_keeps_all_tokens_equals_the_dense_model(
     name: str, attention: str, padding: str, reduction_factor: float
@@ -81,7 +81,7 @@ def test_a_fresh_adapter_that_keeps_all_tokens_equals_the_dense_model(
         torch.testing.assert_close(logits, dense_logits, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "attention", "padding"), CASES)
+@pytest.mark.parametrize("name, attention, padding", CASES)
 def test_a_layer_equals_the_dense_layer_with_unselected_keys_masked(
     name: str, attention: str, padding: str
 ) -> None:
@@ -139,7 +139,7 @@ def oracle(
     return states + light + weights.unsqueeze(-1) * (heavy - states)
 
 
-@pytest.mark.parametrize(("name", "attention", "padding"), CASES)
+@pytest.mark.parametrize("name, attention, padding", CASES)
 def test_selection_keeps_prefix_skips_padding_and_meets_each_rows_budget(
     name: str, attention: str, padding: str
 ) -> None:
@@ -231,7 +231,11 @@ def test_gradient_checkpointing_gives_the_same_gradients(name: str, use_reentran
         torch.manual_seed(1)  # dropout and the sampled reduction factor
         logits_of(model, inputs).square().sum().backward()
         gradients.append(
-            {p: q.grad.clone() for p, q in adapter_parameters(model, "default") if q.grad is not None}
+            {
+                p: q.grad.clone()
+                for p, q in adapter_parameters(model, "default")
+                if q.grad is not None
+            }
         )
     assert gradients[0].keys() == gradients[1].keys()
     for path, expected in gradients[0].items():

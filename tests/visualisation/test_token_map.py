@@ -299,7 +299,7 @@ def test_characters_that_the_font_lacks_become_squares():
 
 
 def test_the_picture_is_the_same_every_time_and_whatever_the_user_settings():
-    documents = [document(NEWS.split(), [i % 4 for i in range(len(NEWS.split()))])]
+    documents = [document(NEWS.split(), [float(i % 4) for i in range(len(NEWS.split()))])]
     first = png(plot_token_map(documents, num_layers=3, caption="caption"))
     assert png(plot_token_map(documents, num_layers=3, caption="caption")) == first
     settings = {

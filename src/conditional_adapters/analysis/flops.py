@@ -13,18 +13,35 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from .._sites import Sites, find_sites
 from ..attach import active_adapter, set_adapter
 from ..errors import ConfigError
 
 
+def _attention_flop(
+    query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: object, **__: object
+) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def _mv_flop(matrix: tuple[int, int], vector: tuple[int], *, out_shape: object) -> int:
+    return 2 * matrix[0] * matrix[1]
+
+
+# Operations of our models that torch 2.13 does not count: attention on CPU, a router's scores.
+_NOT_IN_TORCH = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flop,
+    torch.ops.aten.mv: _mv_flop,
+}
+
+
 @dataclass(frozen=True)
 class FlopCount:
     """Floating-point operations of one forward pass (a multiply-add counts as two).
 
-    Args:
+    Attributes:
         total: The encoder with its active adapter, at its current reduction factor.
         dense: The pretrained encoder without any adapter.
     """
@@ -89,8 +106,8 @@ def dummy_inputs(
     config: Any = sites.config
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
-    name = sites.encoder.main_input_name if sites.config.is_encoder_decoder else None
-    name = name or sites.model.main_input_name
+    runner: Any = sites.encoder if config.is_encoder_decoder else sites.model
+    name: str = runner.main_input_name
     if name == "input_ids":
         if sequence_length is None or sequence_length < 1:
             raise ConfigError(
@@ -116,10 +133,10 @@ def _count(module: nn.Module, inputs: dict[str, tuple[tuple[int, ...], torch.dty
         _evaluating(module),
         torch.no_grad(),
         FakeTensorMode(allow_non_fake_inputs=True),
-        FlopCounterMode(display=False) as counter,
+        FlopCounterMode(display=False, custom_mapping=_NOT_IN_TORCH) as counter,
     ):
         module(**{k: torch.zeros(shape, dtype=dtype) for k, (shape, dtype) in inputs.items()})
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from ..attach import active_adapter, adapter_parameters
 class ParameterCount:
     """Parameters of a conditional model.
 
-    Args:
+    Attributes:
         new: Routers and adapters: what the pretrained model does not have.
         trainable: Everything that gets a gradient: `new`, the trained copies of norms and task
             head, and what other methods (LoRA) train.

@@ -17,7 +17,7 @@ from ..modules import RoutingDecision
 class RoutingRecord:
     """The decisions of the most recent forward pass.
 
-    Args:
+    Attributes:
         layers: One entry per encoder layer, in order; None for a layer that processed every token
             (a dense layer, or reduction factor 1) or has not run yet.
     """
@@ -58,7 +58,7 @@ def record_routing(model: nn.Module) -> Iterator[RoutingRecord]:
     record = RoutingRecord([None] * len(layers))
     handles = []
     for index, layer in enumerate(layers):
-        router = layer.coda_adapters[name].router
+        router = layer.coda_part(name).router
         if router is not None:
             handles.append(router.register_forward_hook(partial(_store, record, index)))
     try:

@@ -51,7 +51,9 @@ def time_interleaved(
         ConfigError: If a number is out of range.
     """
     if rounds < 3 or warmup < 0:
-        raise ConfigError(f"rounds must be at least 3 and warmup at least 0, got {rounds}, {warmup}.")
+        raise ConfigError(
+            f"rounds must be at least 3 and warmup at least 0, got {rounds}, {warmup}."
+        )
     keep_freed_memory()
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for index in tqdm(range(warmup + rounds), desc="timing", disable=not show_progress):

@@ -18,7 +18,7 @@ class ArchitectureSpec:
 
     Paths are relative to the base model (the one without a head), except where said otherwise.
 
-    Args:
+    Attributes:
         model_types: The `config.model_type` of every family that the record describes.
         layers: Path of the encoder's list of layers.
         encoder: Path of the module that gets the users' attention mask and hands its keyword

@@ -1,5 +1,6 @@
 """`coda bench`: what conditional adapters buy on this machine."""
 
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -50,7 +51,7 @@ def bench(
     network = _load(model, random_weights)
     attach(network, ConditionalAdapterConfig(reduction_factor=1, adapter_dim=adapter_dim))
     sites = find_sites(network)
-    text_length = sequence_length if "input_ids" == network.main_input_name else None
+    text_length = sequence_length if network.main_input_name == "input_ids" else None
     encoder: Any = sites.encoder if sites.config.is_encoder_decoder else network
     inputs = _random_inputs(
         dummy_inputs(sites, batch_size=batch_size, sequence_length=text_length), network
@@ -66,7 +67,7 @@ def bench(
     names: dict[str, float | None] = {"dense": None, "dense + adapter": 1.0}
     names |= {f"conditional, r = {factor:g}": factor for factor in factors}
     timings = time_interleaved(
-        {name: (lambda factor=factor: run(factor)) for name, factor in names.items()},
+        {name: partial(run, factor) for name, factor in names.items()},
         rounds=rounds,
         show_progress=True,
     )

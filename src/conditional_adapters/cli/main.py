@@ -37,7 +37,7 @@ def _root(
         False, "--version", callback=_print_version, is_eager=True, help="Print the version."
     ),
 ) -> None:
-    warnings.showwarning = _show_warning
+    pass
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
@@ -46,6 +46,7 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 def main() -> None:
     """Run the command line."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except ConditionalAdapterError as error:

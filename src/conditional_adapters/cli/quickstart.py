@@ -64,8 +64,9 @@ def quickstart(
     test documents whose words are coloured by the number of layers that processed them.
     """
     train_rows, test_rows = _load(rows)
-    dense, conditional = ConditionalAdapterConfig(reduction_factor=1), ConditionalAdapterConfig(
-        reduction_factor=reduction_factor
+    dense, conditional = (
+        ConditionalAdapterConfig(reduction_factor=1),
+        ConditionalAdapterConfig(reduction_factor=reduction_factor),
     )
     runs: list[dict[str, Any]] = []
 
@@ -189,9 +190,7 @@ def _measure_speed(
     for name in timings:
         set_adapter(model, name)
         shape = batch["input_ids"].shape
-        flops[name] = estimate_flops(
-            model, batch_size=shape[0], sequence_length=shape[1]
-        ).total
+        flops[name] = estimate_flops(model, batch_size=shape[0], sequence_length=shape[1]).total
     set_adapter(model, "default")
     for run, name in zip(runs, ("dense", "default", "default"), strict=True):
         run["encoder_seconds_per_document"] = timings[name].median / _TIMING_BATCH

@@ -8,10 +8,11 @@ The new class keeps the `__name__` of the old one, because device maps and FSDP'
 class names; `print(model)` shows the true one.
 """
 
-import functools
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from torch import nn
+
+MixinT = TypeVar("MixinT", bound="DynamicSubclass")
 
 
 class DynamicSubclass(nn.Module):
@@ -25,15 +26,23 @@ class DynamicSubclass(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:  # noqa: ANN401
         # The class cannot be imported by name, so it is made again from its two parents.
-        function, arguments, *rest = super().__reduce_ex__(protocol)
+        function, arguments, *rest = cast("tuple[Any, ...]", super().__reduce_ex__(protocol))
         if arguments and arguments[0] is type(self):
             function, arguments = _new, (self.coda_mixin, self.coda_original_class)
         return (function, arguments, *rest)
 
 
-@functools.cache
-def subclass_of(mixin: type[nn.Module], original: type[nn.Module]) -> type[nn.Module]:
-    """Return the class that puts `mixin` in front of `original`."""
+_SUBCLASSES: dict[tuple[type, type], type] = {}
+
+
+def subclass_of(mixin: type[Any], original: type[Any]) -> type[Any]:
+    """Return the class that puts `mixin` in front of `original`, always the same one."""
+    if (mixin, original) not in _SUBCLASSES:
+        _SUBCLASSES[mixin, original] = _make_subclass(mixin, original)
+    return _SUBCLASSES[mixin, original]
+
+
+def _make_subclass(mixin: type[Any], original: type[Any]) -> type[Any]:
     prefix = mixin.__name__.removesuffix("Layer").removesuffix("Module")
     namespace = {
         "__module__": mixin.__module__,
@@ -45,16 +54,17 @@ def subclass_of(mixin: type[nn.Module], original: type[nn.Module]) -> type[nn.Mo
     return type(original.__name__, (mixin, original), namespace)
 
 
-def become(module: nn.Module, mixin: type[nn.Module]) -> None:
-    """Turn `module` into an instance of `mixin` as well, in place."""
+def become(module: nn.Module, mixin: type[MixinT]) -> MixinT:
+    """Turn `module` into an instance of `mixin` as well, in place; return the same object."""
     module.__class__ = subclass_of(mixin, type(module))
+    return cast("MixinT", module)
 
 
 def restore(module: DynamicSubclass) -> None:
     """Undo `become`."""
-    module.__class__ = module.coda_original_class
+    module.__class__ = module.coda_original_class  # type: ignore[assignment]
 
 
-def _new(mixin: type[nn.Module], original: type[nn.Module]) -> nn.Module:
-    cls = subclass_of(mixin, original)
+def _new(mixin: type[Any], original: type[Any]) -> Any:  # noqa: ANN401
+    cls: Any = subclass_of(mixin, original)
     return cls.__new__(cls)

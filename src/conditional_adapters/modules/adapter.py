@@ -47,7 +47,9 @@ class ParallelAdapter(nn.Module):
         self.up = nn.Parameter(torch.zeros(hidden_size, adapter_dim, dtype=dtype, device=device))
         nn.init.kaiming_uniform_(self.down, a=5**0.5)
 
-    def forward(self, states: Float[Tensor, "batch seq hidden"]) -> Float[Tensor, "batch seq hidden"]:
+    def forward(
+        self, states: Float[Tensor, "batch seq hidden"]
+    ) -> Float[Tensor, "batch seq hidden"]:
         """Return what the adapter adds to each token, in the dtype of the states."""
         inner = functional.linear(states, self.down.to(states.dtype))
         return functional.linear(ACTIVATIONS[self.activation](inner), self.up.to(states.dtype))

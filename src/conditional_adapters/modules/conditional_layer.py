@@ -10,10 +10,9 @@ and its update, times the routing weight m, is added back to their places.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..ops import gather_pairs, gather_tokens, scatter_add_tokens, token_budget
@@ -36,7 +35,7 @@ class TokenAxis(Enum):
 class LayerPlan:
     """How to call a frozen layer on some of its tokens.
 
-    Args:
+    Attributes:
         argument_names: Parameters of the layer's forward after the hidden states, in order.
         gathered: Which of them have a token axis, and where.
         input_norm: The norm that feeds router and adapter, relative to the layer; None: the states
@@ -95,7 +94,7 @@ class ConditionalLayer(DynamicSubclass):
         context = arguments.pop(CONTEXT_ARGUMENT, None)
         if self.coda_active is None:
             return super().forward(hidden_states, **arguments)
-        parts: LayerAdapter = self.coda_adapters[self.coda_active]
+        parts = self.coda_part(self.coda_active)
         if context is None:
             context = sequence_context(arguments.get("attention_mask"))
         normalised = self._coda_normalise(hidden_states)
@@ -118,6 +117,10 @@ class ConditionalLayer(DynamicSubclass):
         states = scatter_add_tokens(hidden_states + light, indices, update)
         carried = {i: arguments[name] for i, name in self.coda_plan.carried_outputs.items()}
         return _with_states(output, states, carried)
+
+    def coda_part(self, adapter_name: str) -> LayerAdapter:
+        """Return what an adapter adds to this layer."""
+        return cast("LayerAdapter", self.coda_adapters[adapter_name])
 
     def _coda_normalise(self, hidden_states: Tensor) -> Tensor:
         name = self.coda_plan.input_norm

@@ -73,9 +73,7 @@ class Router(nn.Module):
             self.weight = nn.Parameter(torch.empty(hidden_size, device=device))
             nn.init.normal_(self.weight, std=0.02)
 
-    def forward(
-        self, states: Float[Tensor, "batch seq hidden"], budget: Budget
-    ) -> RoutingDecision:
+    def forward(self, states: Float[Tensor, "batch seq hidden"], budget: Budget) -> RoutingDecision:
         """Decide for a batch.
 
         Args:

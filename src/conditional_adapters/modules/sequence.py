@@ -1,10 +1,11 @@
 """What a forward pass knows about the lengths of its sequences, passed to layers as a value."""
 
-from typing import NamedTuple
+from inspect import signature
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 # The keyword argument that carries a `SequenceContext` through a model's own forward functions.
 CONTEXT_ARGUMENT = "coda_context"
@@ -47,17 +48,53 @@ def sequence_context(
     is_padding_only = attention_mask.dim() == 2
     token_mask = attention_mask.bool() if is_padding_only else _attended(attention_mask)
     lengths = token_mask.sum(-1)
-    shortest = longest = None
-    if not torch.compiler.is_compiling():
-        shortest, longest = torch.stack([lengths.min(), lengths.max()]).tolist()
-        if shortest == token_mask.shape[1]:
-            token_mask = lengths = None
-    return SequenceContext(
-        token_mask, lengths, shortest, longest, is_padding_only, reduction_factor
+    context = SequenceContext(
+        token_mask,
+        lengths,
+        is_padding_only=is_padding_only,
+        reduction_factor=reduction_factor,
     )
+    if torch.compiler.is_compiling():
+        return context
+    shortest, longest = torch.stack([lengths.min(), lengths.max()]).tolist()
+    if shortest == token_mask.shape[1]:
+        return context._replace(token_mask=None, lengths=None)
+    return context._replace(shortest=shortest, longest=longest)
 
 
 def _attended(mask: Tensor) -> Tensor:
     """Tell which keys any query attends to, from a mask per (query, key) pair."""
     allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
     return allowed.flatten(1, -2).any(1)
+
+
+class ContextHook:
+    """Before the encoder runs: read the lengths once and hand them to its layers.
+
+    The context travels through the encoder's own keyword arguments, so it is a value of this
+    forward pass and of no other.
+
+    Args:
+        encoder: The module whose forward gets the users' attention mask.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        names = tuple(signature(encoder.forward).parameters)
+        self.mask_position = names.index("attention_mask")
+        self.is_active = False
+        self.elastic_factors: tuple[float, ...] = ()
+
+    def __call__(
+        self, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Add the context to the arguments."""
+        if not self.is_active:
+            return args, kwargs
+        mask: Tensor | None = kwargs.get("attention_mask")
+        if self.mask_position < len(args):
+            mask = args[self.mask_position]
+        factor = None
+        if encoder.training and self.elastic_factors:
+            factor = self.elastic_factors[int(torch.randint(len(self.elastic_factors), ()))]
+        context = sequence_context(mask, reduction_factor=factor)
+        return args, {**kwargs, CONTEXT_ARGUMENT: context}

@@ -27,16 +27,17 @@ class SwitchableModule(DynamicSubclass):
 
 def add_copy(module: nn.Module, adapter_name: str) -> None:
     """Give `module` a trainable copy of itself for `adapter_name`; it becomes switchable."""
-    if not isinstance(module, SwitchableModule):
-        trained = copy.deepcopy(module)
-        become(module, SwitchableModule)
-        module.coda_copies = nn.ModuleDict()
-        module.coda_active = None
-    else:
+    if isinstance(module, SwitchableModule):
+        switchable = module
         trained = copy.deepcopy(next(iter(module.coda_copies.values())))
         originals = {k: v for k, v in module.state_dict().items() if "coda_copies." not in k}
         trained.load_state_dict(originals)
-    module.coda_copies[adapter_name] = trained.requires_grad_()
+    else:
+        trained = copy.deepcopy(module)
+        switchable = become(module, SwitchableModule)
+        switchable.coda_copies = nn.ModuleDict()
+        switchable.coda_active = None
+    switchable.coda_copies[adapter_name] = trained.requires_grad_()
 
 
 def remove_copies(module: SwitchableModule) -> None:

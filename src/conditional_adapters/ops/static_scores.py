@@ -53,8 +53,9 @@ def static_router_logits(
 
 
 def _hash(key: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
-    """Map integers to pseudo-random numbers in [0, 1) by multiply-and-shift mixing (32 bit)."""
+    """Map integers to pseudo-random multiples of 2**-24 in [0, 1) by multiply-and-shift mixing."""
     bits = key & 0xFFFFFFFF
     for multiplier in (0x7FEB352D, 0x846CA68B):
         bits = ((bits ^ (bits >> 16)) * multiplier) & 0xFFFFFFFF
-    return (bits ^ (bits >> 16)).float() / 2.0**32
+    # float32 has 24 bits: more would round up to 1.
+    return ((bits ^ (bits >> 16)) >> 8).float() / 2.0**24

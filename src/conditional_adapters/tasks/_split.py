@@ -58,7 +58,8 @@ def split_train_test(
         is_test = len(group) <= wanted[label]
         parts[is_test].extend(group)
         wanted[label] -= len(group) * is_test
-    return dataset.select(parts[0]), dataset.select(parts[1])
+    train, test = (np.array(part, dtype=np.int64) for part in parts)
+    return dataset.select(train), dataset.select(test)
 
 
 def _count_test_rows(test_size: int | float, num_rows: int) -> int:

@@ -23,7 +23,7 @@ TASK_FILE = "task.json"
 class TaskRecord:
     """What a trained classifier is for.
 
-    Args:
+    Attributes:
         base_model: The model that was made conditional, as `load_classifier` takes it.
         modality: "text" or "image".
         labels: Class names in the order of the logits.
@@ -77,9 +77,7 @@ def load_trained_classifier(
         ConfigError: If the base model cannot be loaded or the factor is out of range.
     """
     record = read_task(directory)
-    classifier = load_classifier(
-        record.base_model, record.labels, max_length=record.max_length
-    )
+    classifier = load_classifier(record.base_model, record.labels, max_length=record.max_length)
     load_adapter(classifier.model, directory)
     if reduction_factor is not None:
         set_reduction_factor(classifier.model, reduction_factor)

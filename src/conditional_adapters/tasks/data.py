@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from ..errors import ConfigError, DataError
 from ._cells import BadRow, read_image, read_label, read_text, require_known_label
 from ._sources import open_source
@@ -105,7 +107,7 @@ def load_rows(
     if require_labels:
         class_names = labels if labels is not None else table.class_names.get(spec.label_column)
         dataset = _add_labels(dataset, found, class_names)
-    return dataset.select(list(found))
+    return dataset.select(np.fromiter(found, dtype=np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +239,8 @@ def _add_labels(
 
     names = in_label_order(found.values()) if class_names is None else list(class_names)
     numbers = {name: number for number, name in enumerate(names)}
-    column = [-1] * len(dataset)
+    # An array: `datasets` hashes its arguments, and a list element by element.
+    column = np.full(len(dataset), -1, dtype=np.int64)
     for position, label in found.items():
         column[position] = numbers[label]
     return dataset.add_column("label", column, feature=datasets.ClassLabel(names=names))

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ _AUTO_MODELS = {
 class Classifier:
     """A classification model, the processor that feeds it, and its classes.
 
-    Args:
+    Attributes:
         model: A transformers model for sequence or image classification.
         processor: Its tokenizer or image processor.
         modality: "text" or "image".
@@ -199,7 +199,7 @@ def _from_pretrained(auto_class: Any, model_name: str, **settings: Any) -> Any: 
     try:
         return auto_class.from_pretrained(model_name, **settings)
     except (OSError, ValueError) as error:
-        first_line = cast("str", str(error)).splitlines()[0]
+        first_line = (str(error).splitlines() or [""])[0]
         raise ConfigError(
             f"cannot load {model_name!r}: it is no folder with a transformers model, and no model "
             f"of that name can be reached on the hub ({first_line}). Give a local path, a hub id, "

@@ -45,8 +45,8 @@ def route_documents(
         num_layers = sum(decision is not None for decision in routing.layers)
         if num_layers == 0:
             raise ConfigError(
-                f"all {len(conditional_layers(classifier.model))} layers process every token. Set a "
-                "reduction factor above 1."
+                f"all {len(conditional_layers(classifier.model))} layers process every token. Set "
+                "a reduction factor above 1."
             )
         words, counts = words_from_tokens(offsets, text, routing.layer_counts()[0].tolist())
         title = f"predicted {classifier.labels[predicted]}"

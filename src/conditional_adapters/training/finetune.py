@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..errors import ConfigError
@@ -52,6 +61,21 @@ class TrainingSettings:
             if not is_valid:
                 allowed = {"batch_size": "at least 1", "warmup": "in [0, 1)"}.get(name, "above 0")
                 raise ConfigError(f"{name} must be {allowed}, got {getattr(self, name)!r}.")
+
+
+class _Progress(ProgressCallback):
+    """Trainer's progress bar, with the loss on the bar instead of in lines on standard output."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        if self.training_bar is not None and logs is not None and "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
 
 
 class ConditionalTrainer(Trainer):
@@ -133,6 +157,9 @@ def finetune(
         callbacks=list(callbacks),
         router_learning_rate=settings.router_learning_rate,
     )
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(_Progress)
     trainer.train(resume_from_checkpoint=checkpoint)
     classifier.model.eval()
     return trainer

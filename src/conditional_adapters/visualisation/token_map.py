@@ -77,7 +77,7 @@ class RoutedDocument:
 
 
 def words_from_tokens(
-    offsets: Sequence[tuple[int, int]], text: str, layer_counts: Sequence[float]
+    offsets: Sequence[tuple[int, int]], text: str, layer_counts: Sequence[int]
 ) -> tuple[list[str], list[float]]:
     """Join tokens into the whitespace-separated words of a text and average their layer counts.
 
@@ -105,7 +105,7 @@ def words_from_tokens(
         )
     matches = list(re.finditer(r"\S+", text))
     ends = [match.end() for match in matches]
-    counts_of_word: list[list[float]] = [[] for _ in matches]
+    counts_of_word: list[list[int]] = [[] for _ in matches]
     for (start, end), count in zip(offsets, layer_counts, strict=True):
         if not 0 <= start <= end <= len(text):
             raise RoutingError(
@@ -155,9 +155,9 @@ def plot_token_map(
     page = _Page()
     page.scale(f"layers that processed the word (of {num_layers})", num_layers)
     for document in documents:
-        page.skip(13)
+        page.skip(13.0)
         page.write(_plain(document.title), _TITLE)
-        page.skip(3)
+        page.skip(3.0)
         colours = _colours(count / num_layers for count in document.layer_counts[:max_words])
         words = [_Word(*pair) for pair in zip(document.words[:max_words], colours, strict=True)]
         hidden = len(document.words) - max_words
@@ -204,7 +204,7 @@ def plot_layer_token_heatmap(
     page.write([_Word("processed by the layer", processed), _Word("skipped", skipped)], _BODY)
     for start in range(0, num_tokens, _MAX_COLUMNS):
         columns = slice(start, start + _MAX_COLUMNS)
-        page.skip(8)
+        page.skip(8.0)
         page.grid(selected[:, columns], names[columns])
     return page.finish(caption)
 
@@ -234,8 +234,8 @@ class _Style:
 
 _TITLE = _Style(size=9.5, bold=True, gap=3.3, leading=13.5)
 _BODY = _Style(size=8.5, ink="#595959", padding=1.7, gap=1.3, leading=13.8)
-_CAPTION = _Style(size=8, ink="#404040", gap=2.6, leading=11.5)
-_TICK = _Style(size=6.5, ink="#404040", gap=0, leading=9)
+_CAPTION = _Style(size=8.0, ink="#404040", gap=2.6, leading=11.5)
+_TICK = _Style(size=6.5, ink="#404040", gap=0.0, leading=9.0)
 
 
 @dataclass(frozen=True)
@@ -307,19 +307,19 @@ class _Page:
             colour = processed if selected[layer, column] else skipped
             self._box(x, y, _CELL - gap, _CELL - gap, colour, rounding=0.8)
         middle = (self._cursor + bottom) / 2
-        self._text("layer", _MARGIN, middle, _TICK, ha="left", va="center", rotation=90)
+        self._text("layer", _MARGIN, middle, _TICK, ha="left", va="center", rotation=90.0)
         for layer in range(layers):
             y = bottom - (layer + 0.5) * _CELL
             self._text(str(layer + 1), left - 3, y, _TICK, ha="right", va="center_baseline")
         for column, name in enumerate(names):
             x = left + (column + 0.5) * _CELL
-            self._text(name, x, bottom + 2, _TICK, va="top", rotation=90)
+            self._text(name, x, bottom + 2, _TICK, va="top", rotation=90.0)
         self._cursor = bottom + 2 + max(self._width(_TICK.drawable(name), _TICK) for name in names)
 
     def finish(self, caption: str) -> "matplotlib.figure.Figure":
         """Write the caption, cut the page below it and hand out the figure."""
         if caption:
-            self.skip(9)
+            self.skip(9.0)
             self.write(_plain(caption), _CAPTION)
         height = (self._cursor + _MARGIN) / _INCH
         self._figure.set_size_inches(_PAGE_WIDTH / _INCH, height)
@@ -354,7 +354,7 @@ class _Page:
         self._text(text, x + width / 2, baseline, style, ink=ink)
 
     def _box(
-        self, x: float, y: float, width: float, height: float, colour: _RGB, rounding: float = 0
+        self, x: float, y: float, width: float, height: float, colour: _RGB, rounding: float = 0.0
     ) -> None:
         """Fill a rectangle with round corners."""
         from matplotlib.patches import FancyBboxPatch
@@ -380,7 +380,7 @@ class _Page:
         ink: str | None = None,
         ha: str = "center",
         va: str = "baseline",
-        rotation: float = 0,
+        rotation: float = 0.0,
     ) -> None:
         """Draw one line of text literally: no mathematics, no TeX."""
         self._figure.text(

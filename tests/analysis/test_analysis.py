@@ -1,0 +1,131 @@
+import math
+
+import pytest
+import torch
+
+import conditional_adapters as ca
+from conditional_adapters.analysis.timing import time_interleaved
+from conditional_adapters.attach import adapter_parameters
+from tests.tiny_models import HIDDEN, LAYERS, TINY_MODELS, padded
+
+DIM, SEQ, BATCH, INNER, CLASSES = 5, 24, 2, 48, 3
+
+
+def attached(name: str, **settings: object):
+    config = ca.ConditionalAdapterConfig(adapter_dim=DIM, **settings)
+    return ca.attach(TINY_MODELS[name].build("sdpa"), config)
+
+
+def bert_layer_flops(tokens: int) -> int:
+    """Multiply-adds times two of one BERT layer on `tokens` tokens of each of BATCH rows."""
+    projections = 4 * HIDDEN * HIDDEN * tokens
+    attention = 2 * tokens * tokens * HIDDEN
+    feed_forward = 2 * HIDDEN * INNER * tokens
+    return 2 * BATCH * (projections + attention + feed_forward)
+
+
+def test_flops_of_bert_agree_with_the_closed_form() -> None:
+    model = attached("bert", reduction_factor=4)
+    head = 2 * BATCH * (HIDDEN * HIDDEN + HIDDEN * CLASSES)
+    k = math.ceil(SEQ / 4)
+    adapter = 2 * BATCH * SEQ * 2 * HIDDEN * DIM
+    router = 2 * BATCH * SEQ * HIDDEN
+    count = ca.estimate_flops(model, batch_size=BATCH, sequence_length=SEQ)
+    assert count.dense == LAYERS * bert_layer_flops(SEQ) + head
+    assert count.total == LAYERS * (bert_layer_flops(k) + adapter + router) + head
+    assert count.ratio == count.dense / count.total
+
+
+def test_counting_flops_changes_nothing() -> None:
+    model, inputs = attached("bert"), TINY_MODELS["bert"].inputs()
+    model.train()
+    with torch.no_grad():
+        model.eval()
+        before = model(**inputs).logits
+        model.train()
+        ca.estimate_flops(model, batch_size=1, sequence_length=8)
+        assert model.training
+        model.eval()
+        assert torch.equal(model(**inputs).logits, before)
+
+
+@pytest.mark.parametrize("name", sorted({*TINY_MODELS} - {"bert", "roberta", "electra"}))
+def test_flops_fall_with_the_reduction_factor(name: str) -> None:
+    model = attached(name, reduction_factor=1)
+    length = SEQ if name == "t5" else None
+    totals = []
+    for factor in (1, 2, 4):
+        ca.set_reduction_factor(model, factor)
+        totals.append(ca.estimate_flops(model, batch_size=1, sequence_length=length).total)
+    assert totals[0] > totals[1] > totals[2]
+
+
+@pytest.mark.parametrize(
+    "name, settings, message",
+    [
+        ("bert", {"batch_size": 0, "sequence_length": 8}, "batch_size must be at least 1, got 0"),
+        ("bert", {"batch_size": 1}, "sequence_length must be at least 1 .*got None"),
+        ("vit", {"batch_size": 1, "sequence_length": 8}, "must be None for a 'vit' model, got 8"),
+    ],
+)
+def test_impossible_sizes_are_refused(name, settings, message) -> None:
+    with pytest.raises(ca.ConfigError, match=message):
+        ca.estimate_flops(attached(name), **settings)
+
+
+def test_parameter_counts_agree_with_the_closed_form() -> None:
+    dense = TINY_MODELS["bert"].build("sdpa")
+    size = sum(p.numel() for p in dense.parameters())
+    norms = (2 * LAYERS + 1) * 2 * HIDDEN
+    head = CLASSES * HIDDEN + CLASSES + HIDDEN * HIDDEN + HIDDEN  # classifier and pooler
+    new = LAYERS * (2 * HIDDEN * DIM + HIDDEN)
+    model = attached("bert")
+    count = ca.count_parameters(model)
+    assert count == ca.ParameterCount(new=new, trainable=new + norms + head, total=size + new)
+    assert count.new_share == new / size
+    ca.add_adapter(model, ca.ConditionalAdapterConfig(adapter_dim=2 * DIM), adapter_name="other")
+    assert ca.count_parameters(model).new == LAYERS * (4 * HIDDEN * DIM + HIDDEN)
+
+
+def test_recording_stops_with_its_context() -> None:
+    model, inputs = attached("bert", reduction_factor=3), TINY_MODELS["bert"].inputs()
+    with torch.no_grad(), ca.record_routing(model) as routing:
+        model(**inputs)
+    first = routing.layers[0]
+    model(**inputs)
+    assert routing.layers[0] is first
+
+
+def test_layer_counts_count_the_layers_that_processed_each_token() -> None:
+    model = attached("bert", reduction_factor=3, dense_layers=(1,))
+    inputs = padded(TINY_MODELS["bert"].inputs(), "right")
+    with torch.no_grad(), ca.record_routing(model) as routing:
+        model(**inputs)
+    expected = torch.zeros(2, 11, dtype=torch.int64)
+    for decision in routing.layers:
+        if decision is not None:
+            for row in range(2):
+                for slot, position in enumerate(decision.selected_indices[row]):
+                    expected[row, position] += int(decision.is_selected[row, slot])
+    assert torch.equal(routing.layer_counts(), expected)
+    assert expected[:, 0].tolist() == [2, 2]  # CLS, in both routed layers
+    assert expected[1, -4:].sum() == 0  # padding
+
+
+def test_routing_of_a_dense_adapter_is_empty() -> None:
+    model = attached("bert", reduction_factor=1)
+    with torch.no_grad(), ca.record_routing(model) as routing:
+        model(**TINY_MODELS["bert"].inputs())
+    assert routing.layers == [None] * LAYERS
+    assert not [n for n, p in adapter_parameters(model, "default") if p.grad is not None]
+
+
+def test_candidates_take_turns_after_a_warm_up() -> None:
+    calls: list[str] = []
+    candidates = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    timings = time_interleaved(candidates, rounds=4, warmup=2)
+    assert calls == ["a", "b"] * 6
+    for timing in timings.values():
+        assert 0 <= timing.lower_quartile <= timing.median <= timing.upper_quartile
+    with pytest.raises(ca.ConfigError, match=r"rounds must be at least 3 .*got 2"):
+        time_interleaved(candidates, rounds=2)

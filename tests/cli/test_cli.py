@@ -1,0 +1,184 @@
+"""The commands, run in this process on a tiny BERT and on real files."""
+
+import csv
+import json
+import random
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from typer.testing import CliRunner
+
+from conditional_adapters import CheckpointError, ConfigError, DataError
+from conditional_adapters.cli.main import app
+
+WORDS = {"animals": ["cat", "dog", "owl", "fox"], "plants": ["oak", "elm", "fern", "moss"]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A local model folder with a tokenizer, and a data set in a CSV file."""
+    root = tmp_path_factory.mktemp("cli")
+    vocabulary = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "the",
+        "a",
+        *WORDS["animals"],
+        *WORDS["plants"],
+    ]
+    ids = {word: index for index, word in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=24,
+    ).save_pretrained(root / "model")
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=24,
+        initializer_range=0.2,  # so that random layers carry information
+    )
+    BertModel(config).save_pretrained(root / "model")
+    rng = random.Random(0)
+    with (root / "data.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["words", "kind"])
+        for index in range(120):
+            kind = list(WORDS)[index % 2]
+            length = rng.randint(3, 12)
+            writer.writerow([" ".join(rng.choices([*WORDS[kind], "the", "a"], k=length)), kind])
+    return root
+
+
+def run(*arguments: object, expect: type[Exception] | None = None):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if expect is None:
+        assert result.exit_code == 0, (result.output, result.exception)
+    else:
+        assert isinstance(result.exception, expect), (result.output, result.exception)
+    return result
+
+
+TRAIN = ("--text-column", "words", "--label-column", "kind", "--adapter-dim", 8, "--batch-size", 8)
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    output = folder / "run"
+    result = run(
+        *("train", "--model", folder / "model", "--data", folder / "data.csv", "--output", output),
+        *("-r", 2, "--epochs", 8, "--learning-rate", 0.02, "--json", *TRAIN),
+    )
+    return output, json.loads(result.stdout)
+
+
+def test_training_learns_and_saves_a_small_adapter(trained) -> None:
+    output, summary = trained
+    assert summary["accuracy"] > 0.8  # chance is 0.5
+    assert summary["test_rows"] == 24
+    files = {path.name for path in (output / "adapter").iterdir()}
+    assert files == {"adapter_config.json", "adapter_model.safetensors", "task.json"}
+    assert list(output.rglob("events.out.tfevents*"))
+
+
+def test_evaluating_the_saved_adapter_gives_an_independent_count(trained, folder) -> None:
+    output, _ = trained
+    arguments = ("--adapter", output / "adapter", "--data", folder / "data.csv")
+    columns = ("--text-column", "words", "--label-column", "kind")
+    metrics = json.loads(run("evaluate", *arguments, *columns, "--json").stdout)
+    run("predict", *arguments, "--text-column", "words", "--output", folder / "out.jsonl")
+    predictions = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+    with (folder / "data.csv").open() as file:
+        gold = [row["kind"] for row in csv.DictReader(file)]
+    assert [row["row"] for row in predictions] == list(range(120))
+    right = sum(row["label"] == kind for row, kind in zip(predictions, gold, strict=True))
+    assert metrics["rows"] == 120
+    assert metrics["accuracy"] == pytest.approx(right / 120)
+    for row in predictions:
+        assert sum(row["scores"].values()) == pytest.approx(1, abs=1e-4)
+        assert max(row["scores"], key=row["scores"].get) == row["label"]
+
+
+def test_an_interrupted_training_resumes_to_the_same_adapter(folder) -> None:
+    base = ("train", "--model", folder / "model", "--data", folder / "data.csv", *TRAIN)
+    schedule = ("-r", 2, "--schedule", "constant")
+
+    def adapter_after(output, *arguments):
+        run(*base, "--output", output, *schedule, *arguments)
+        return load_file(output / "adapter" / "adapter_model.safetensors")
+
+    first = adapter_after(folder / "cut", "--epochs", 1)
+    resumed = adapter_after(folder / "cut", "--epochs", 2, "--resume")
+    straight = adapter_after(folder / "straight", "--epochs", 2)
+    assert all(torch.equal(resumed[key], straight[key]) for key in straight)
+    assert not all(torch.equal(resumed[key], first[key]) for key in first)
+
+
+def test_a_bad_row_stops_with_file_and_line_or_is_skipped(folder) -> None:
+    lines = (folder / "data.csv").read_text().splitlines()
+    lines.insert(5, ",plants")
+    (folder / "bad.csv").write_text("\n".join(lines) + "\n")
+    base = ("train", "--model", folder / "model", "--data", folder / "bad.csv", *TRAIN)
+    result = run(*base, "--output", folder / "bad", expect=DataError)
+    assert "bad.csv:6" in str(result.exception)
+    assert "--on-bad-row skip" in str(result.exception)
+    with pytest.warns(UserWarning, match="1 of 121"):
+        run(*base, "--output", folder / "bad", "--epochs", 1, "--on-bad-row", "skip")
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        (("--model", "no/such-model"), ConfigError, "cannot load 'no/such-model'"),
+        (("--model", "packaged:bertha"), ConfigError, "packaged:minilm"),
+        (("-r", "0.5"), ConfigError, "reduction_factor must be .* got 0.5"),
+        (("-r", "two"), ConfigError, "must be a number such as 4"),
+        (("--test-fraction", "2"), ConfigError, "between 0 and 1, got 2.0"),
+        (("--text-column", "nope"), DataError, "--text-column"),
+        (("--resume",), ConfigError, "nothing to resume"),
+    ],
+)
+def test_bad_arguments_say_what_is_wrong(folder, arguments, error, message) -> None:
+    base = ("--model", folder / "model", "--data", folder / "data.csv", "--output", folder / "x")
+    result = run("train", *base, *TRAIN, *arguments, expect=error)
+    assert __import__("re").search(message, str(result.exception)), result.exception
+
+
+def test_an_adapter_directory_without_an_adapter_is_refused(folder) -> None:
+    result = run("evaluate", "--adapter", folder, "--data", "x", expect=CheckpointError)
+    assert "coda train" in str(result.exception)
+
+
+def test_the_benchmark_times_every_encoder_side_by_side(folder) -> None:
+    result = run(
+        *("bench", "--model", folder / "model", "-r", 2, "-r", 4, "--sequence-length", 24),
+        *("--batch-size", 2, "--rounds", 3, "--adapter-dim", 4, "--json"),
+    )
+    report = json.loads(result.stdout)
+    names = [row["encoder"] for row in report["rows"]]
+    assert names == ["dense", "dense + adapter", "conditional, r = 2", "conditional, r = 4"]
+    ratios = [row["flop_ratio"] for row in report["rows"]]
+    assert ratios[0] > 1 == ratios[1] < ratios[2] < ratios[3]
+
+
+@pytest.mark.parametrize("verb", ["quickstart", "train", "evaluate", "predict", "bench"])
+def test_help_explains_every_verb(verb) -> None:
+    help_text = run(verb, "--help").stdout
+    assert "Usage" in help_text
+    assert verb in run("--help").stdout
