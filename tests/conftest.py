@@ -1,12 +1,17 @@
-"""Shared fixtures: one seed for every test, and quiet upstream loggers."""
+"""Shared fixtures: one seed for every test, quiet upstream loggers, optional packages."""
 
+import importlib.metadata
 import os
+from collections.abc import Callable
+from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers reads it
 
 import pytest
 import torch
 from transformers.utils import logging as transformers_logging
+
+from conditional_adapters.assets import ASSETS
 
 
 @pytest.fixture(autouse=True)
@@ -18,3 +23,20 @@ def _seed() -> None:
 def _quiet() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def needs() -> Callable[[str], None]:
+    """Skip, unless the package of an asset is installed (asked of pip and dpkg, not of us)."""
+
+    def require(key: str) -> None:
+        asset = ASSETS[key]
+        if asset.installer == "apt":
+            installed = Path(f"/usr/share/doc/{asset.package}").is_dir()
+        else:
+            names = {d.name for d in importlib.metadata.distributions()}
+            installed = asset.package in names
+        if not installed:
+            pytest.skip(f"{asset.package} is not installed: {asset.install_command}")
+
+    return require

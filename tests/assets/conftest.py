@@ -1,6 +1,5 @@
-"""Real packages are optional: a test that needs one asks for it here and is skipped without it."""
+"""Stand-ins for packages."""
 
-import importlib.metadata
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,23 +7,6 @@ from pathlib import Path
 import pytest
 
 from conditional_adapters.assets import ASSETS
-
-
-@pytest.fixture(scope="session")
-def needs() -> Callable[[str], None]:
-    """Skip, unless the package of an asset is installed (asked of pip and dpkg, not of us)."""
-
-    def require(key: str) -> None:
-        asset = ASSETS[key]
-        if asset.installer == "apt":
-            installed = Path(f"/usr/share/doc/{asset.package}").is_dir()
-        else:
-            names = {d.name for d in importlib.metadata.distributions()}
-            installed = asset.package in names
-        if not installed:
-            pytest.skip(f"{asset.package} is not installed: {asset.install_command}")
-
-    return require
 
 
 @pytest.fixture

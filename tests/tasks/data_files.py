@@ -10,7 +10,13 @@ import PIL.Image
 
 from conditional_adapters.tasks.data import DataSpec, load_rows
 
-TEXTS = ["good, really", 'she said "no"', "two\nlines", "Žluťoučký 🐎\u2028x", "  blanks kept "]
+TEXTS = [
+    "good, really",
+    'she said "no"',
+    "three\nlines\r\nhere",
+    "Žluťoučký 🐎\u2028x",
+    "  blanks kept ",
+]
 LABELS = ["pos", "neg", "neg", "pos", "neg"]
 ROWS = [{"text": text, "label": label} for text, label in zip(TEXTS, LABELS, strict=True)]
 NUMBERS = [1, 0, 0, 1, 0]  # neg, pos in alphabetical order

@@ -1,8 +1,12 @@
 """Images come from folders and tables alike, are checked once, and stay encoded."""
 
+import io
 import re
+import struct
 
 import datasets
+import numpy as np
+import PIL.Image
 import pytest
 
 from conditional_adapters.errors import DataError
@@ -89,11 +93,28 @@ def test_loose_images_need_no_class_only_without_labels(tmp_path):
         load_images(tmp_path)
 
 
+def torn_png():
+    """A picture of several chunks; the name of the second one is damaged."""
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(noise).save(buffer, "PNG")
+    head, first, second, *rest = buffer.getvalue().split(b"IDAT")
+    return b"IDAT".join([head, first + b"\xcf\xfb\xfa\xfa" + second, *rest])
+
+
+def huge_bmp():
+    """A small file that says of itself that it has 900 million pixels."""
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", (4, 3)).save(buffer, "BMP")
+    return buffer.getvalue()[:18] + struct.pack("<ii", 30_000, 30_000) + buffer.getvalue()[26:]
+
+
 BAD_IMAGES = {
     "text": (b"no image", "the image cannot be read (no image, or of an unknown format)"),
     "empty": (b"", "the image cannot be read (no image, or of an unknown format)"),
     "truncated": (png(0, (64, 64))[:-30], "the image cannot be read ("),
-    "damaged": (png(0, (64, 64)).replace(b"IDAT", b"IDAQ"), "the image cannot be read ("),
+    "torn": (torn_png(), "the image cannot be read (broken PNG file"),
+    "huge": (huge_bmp(), "the image cannot be read (Image size (900000000 pixels) exceeds limit"),
 }
 
 
@@ -134,6 +155,7 @@ def test_images_inside_a_table_are_checked_and_keep_their_labels(tmp_path, kind)
         rows = load_images(path, image_column="picture", on_bad_row="skip")
     assert colors(rows) == [(255, 0, 0), (7, 7, 7)]
     assert list(rows["label"]) == [1, 0]
+    assert bool(rows.cache_files) == (kind == "stored")  # still mapped from the disk
     assert len(load_images(path, image_column="picture", limit=1, on_bad_row="skip")) == 1
 
 

@@ -23,7 +23,7 @@ from ..errors import ConfigError
 def _attention_flop(
     query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: object, **__: object
 ) -> int:
-    return int(sdpa_flop_count(query, key, value))
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
 
 def _mv_flop(matrix: tuple[int, int], vector: tuple[int], *, out_shape: object) -> int:

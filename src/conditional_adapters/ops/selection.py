@@ -29,7 +29,8 @@ def select_tokens(
         budgets: Slots that each row really uses, between 0 and `top_k`; None means all. Rows with
             padding need budgets of at most their number of valid tokens.
         token_mask: True where a token is valid. Other tokens come last.
-        always: True for tokens that come before all others, whatever their score.
+        always: True for tokens that come before all others, whatever their score. No order is
+            kept among them, so budgets should have room for all.
 
     Returns:
         The chosen positions, ascending and distinct in each row, and which of these slots are

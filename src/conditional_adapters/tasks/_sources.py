@@ -95,10 +95,10 @@ def _open_image_folder(folder: Path) -> Table:
 def _read_image_folder(folder: Path, names: Sequence[str], _: Sequence[str]) -> Iterator[Row]:
     """Name every image; none is opened here."""
     for path in _images_in(folder):
-        yield Row(str(path), {"image": str(path.absolute()), "label": None})
+        yield Row(str(path), {"image": str(path), "label": None})
     for label, name in enumerate(names):
         for path in _images_in(folder / name):
-            yield Row(str(path), {"image": str(path.absolute()), "label": label})
+            yield Row(str(path), {"image": str(path), "label": label})
 
 
 def _images_in(folder: Path) -> list[Path]:

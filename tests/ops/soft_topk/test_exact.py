@@ -1,4 +1,4 @@
-"""The exact soft top-k against bisection, its closed-form gradient, and the properties it claims."""
+"""The exact soft top-k: against bisection, its closed-form gradient, and what it promises."""
 
 import math
 from itertools import pairwise

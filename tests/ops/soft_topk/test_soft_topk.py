@@ -75,8 +75,9 @@ def test_autocast_changes_nothing(method: str) -> None:
 @pytest.mark.compile
 # torch 2.13 makes an instance of every autograd function it traces, and warns about doing so.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("is_padded", [False, True])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method,is_padded", [("exact", False), ("exact", True), ("iterative", True)]
+)
 def test_the_compiled_operator_gives_equal_numbers(method: str, is_padded: bool) -> None:
     logits, cotangent = torch.randn(3, 40, requires_grad=True), torch.randn(3, 40)
     top_k, token_mask = 11, None
@@ -92,7 +93,7 @@ def test_the_compiled_operator_gives_equal_numbers(method: str, is_padded: bool)
             method=method,
             token_mask=token_mask,
             max_top_k=11,
-            num_iterations=4,
+            num_iterations=3,
         )
 
     expected, weights = weigh(logits), torch.compile(weigh, fullgraph=True)(logits)
