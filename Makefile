@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV := .venv
+# Where shapes are annotated; tests check the annotations at every call.
+SHAPE_CHECKED := conditional_adapters.ops,conditional_adapters.modules
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
@@ -30,7 +32,7 @@ demo: setup  ## Train MiniLM on BBC News, dense and conditional, and compare (th
 	$(BIN)/coda quickstart
 
 test: setup  ## Run all tests
-	$(BIN)/pytest -q --jaxtyping-packages=conditional_adapters,beartype.beartype -m "not compile"
+	$(BIN)/pytest -q --jaxtyping-packages=$(SHAPE_CHECKED),beartype.beartype -m "not compile"
 	$(BIN)/pytest -q -m compile
 
 check: setup  ## Lint, types, docstrings

@@ -105,7 +105,8 @@ class ConditionalAdapterConfig:
     @property
     def elastic_factors(self) -> tuple[float, ...]:
         """The reduction factors that training samples from; empty if there is only one."""
-        return self.reduction_factor if isinstance(self.reduction_factor, tuple) else ()
+        factors = self.reduction_factor
+        return tuple(map(float, factors)) if isinstance(factors, tuple) else ()
 
     @property
     def default_reduction_factor(self) -> float:

@@ -60,9 +60,10 @@ def become(module: nn.Module, mixin: type[MixinT]) -> MixinT:
     return cast("MixinT", module)
 
 
-def restore(module: DynamicSubclass) -> None:
+def restore(module: nn.Module) -> None:
     """Undo `become`."""
-    module.__class__ = module.coda_original_class  # type: ignore[assignment]
+    original = cast("DynamicSubclass", module).coda_original_class
+    module.__class__ = original
 
 
 def _new(mixin: type[Any], original: type[Any]) -> Any:  # noqa: ANN401

@@ -40,8 +40,8 @@ def add_copy(module: nn.Module, adapter_name: str) -> None:
     switchable.coda_copies[adapter_name] = trained.requires_grad_()
 
 
-def remove_copies(module: SwitchableModule) -> None:
-    """Make the module its old self again."""
+def remove_copies(module: nn.Module) -> None:
+    """Make a switchable module its old self again."""
     del module.coda_copies
     del module.coda_active
     restore(module)

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     import datasets
 
 
+_ALLOWED = {"batch_size": "at least 1", "weight_decay": "at least 0", "warmup": "in [0, 1)"}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingSettings:
     """How long and how fast to train. Defaults are our choice (docs/decisions/0003)."""
@@ -59,7 +62,7 @@ class TrainingSettings:
         }
         for name, is_valid in limits.items():
             if not is_valid:
-                allowed = {"batch_size": "at least 1", "warmup": "in [0, 1)"}.get(name, "above 0")
+                allowed = _ALLOWED.get(name, "above 0")
                 raise ConfigError(f"{name} must be {allowed}, got {getattr(self, name)!r}.")
 
 
