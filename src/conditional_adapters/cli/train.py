@@ -32,6 +32,10 @@ def train(
     test_data: Annotated[
         str | None, typer.Option(help="Data set to evaluate on at the end.", rich_help_panel=_DATA)
     ] = None,
+    test_split: Annotated[
+        str | None,
+        typer.Option(help="Part of --test-data to read, if it has several.", rich_help_panel=_DATA),
+    ] = None,
     test_fraction: Annotated[
         float,
         typer.Option(
@@ -154,7 +158,9 @@ def train(
     else:
         train_rows = rows
         test_rows = load_rows(
-            options.data_spec(test_data, **columns), modality=modality, labels=labels
+            options.data_spec(test_data, split=test_split, **columns),
+            modality=modality,
+            labels=labels,
         )
     seed_everything(seed)
     classifier = load_classifier(model, labels, max_length=max_length)

@@ -117,7 +117,7 @@ def _json_row(place: str, line: str) -> Row:
 def _open_parquet(path: Path) -> Table:
     """Open a Parquet file; only its schema is read now."""
     import datasets
-    import pyarrow.parquet as parquet  # type: ignore[import-untyped, unused-ignore]
+    import pyarrow.parquet as parquet
 
     try:
         features = datasets.Features.from_arrow_schema(parquet.read_schema(path))
@@ -133,7 +133,7 @@ def _open_parquet(path: Path) -> Table:
 
 def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """Stream the given columns; nothing but one batch is in memory."""
-    import pyarrow.parquet as parquet  # type: ignore[import-untyped, unused-ignore]
+    import pyarrow.parquet as parquet
 
     number = 0
     try:
