@@ -137,6 +137,13 @@ def test_an_elastic_adapter_samples_its_factors_in_training_only() -> None:
     assert widths(30) == {6, 3}
 
 
+def test_routers_start_alike_and_are_trained_apart() -> None:
+    model = ca.attach(tiny_bert(), CONFIG)
+    weights = [layer.coda_part("default").router.weight for layer in conditional_layers(model)]
+    assert all(torch.equal(weight, weights[0]) for weight in weights[1:])
+    assert len({weight.data_ptr() for weight in weights}) == len(weights)
+
+
 def test_dense_layers_keep_all_tokens_and_get_an_adapter() -> None:
     config = ca.ConditionalAdapterConfig(reduction_factor=3, adapter_dim=5, dense_layers=(0, -1))
     model = ca.attach(tiny_bert(), config)

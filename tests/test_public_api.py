@@ -48,6 +48,7 @@ LAYERS = [
     {"config"},
     {"architectures"},
     {"_sites"},
+    {"_build"},
     {"attach"},
     {"checkpoint"},
     {"assets"},

@@ -15,6 +15,7 @@ def replace_file(target: Path, write: Callable[[Path], object]) -> None:
     """
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
+        temporary.touch()  # with the user's permissions, whatever the writer would choose
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())

@@ -10,24 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from ._build import build_adapter
 from ._sites import Sites, find_sites, head_names, transformers_model
 from .config import ConditionalAdapterConfig, check_reduction_factor
 from .errors import AttachmentError, ConfigError
-from .modules import (
-    ConditionalLayer,
-    LayerAdapter,
-    ParallelAdapter,
-    Router,
-    SwitchableModule,
-)
-from .modules._subclass import become, restore
+from .modules import ConditionalLayer, SwitchableModule
+from .modules._subclass import restore
 from .modules.sequence import ContextHook
-from .modules.switchable import add_copy, remove_copies
+from .modules.switchable import remove_copies
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 _ATTRIBUTE = "coda_attachment"
@@ -89,7 +83,8 @@ def attach(
     if not _has_peft_layers(model):
         sites.model.requires_grad_(False)
     setattr(sites.model, _ATTRIBUTE, attachment)
-    _add(sites, attachment, config, adapter_name, heads)
+    build_adapter(sites, config, adapter_name, heads)
+    _register(model, config, adapter_name, heads)
     return model
 
 
@@ -111,7 +106,9 @@ def add_adapter(model: nn.Module, config: ConditionalAdapterConfig, *, adapter_n
             f"the model has an adapter {adapter_name!r} already. Choose another adapter_name."
         )
     sites = find_sites(model)
-    _add(sites, attachment, config, adapter_name, _check(sites, config, adapter_name))
+    heads = _check(sites, config, adapter_name)
+    build_adapter(sites, config, adapter_name, heads)
+    _register(model, config, adapter_name, heads)
 
 
 def remove_adapter(model: nn.Module, adapter_name: str) -> None:
@@ -297,91 +294,17 @@ def _check(sites: Sites, config: ConditionalAdapterConfig, adapter_name: str) ->
     return head_names(sites, config.modules_to_save)
 
 
-def _add(
-    sites: Sites,
-    attachment: Attachment,
+def _register(
+    model: nn.Module,
     config: ConditionalAdapterConfig,
     adapter_name: str,
     heads: tuple[str, ...],
 ) -> None:
-    num_layers = len(sites.encoder_layers)
-    dense = {index % num_layers for index in config.dense_layers}
-    for index, layer in enumerate(sites.encoder_layers):
-        conditional = _make_conditional(layer, sites)
-        conditional.coda_adapters[adapter_name] = _layer_adapter(
-            layer, sites, config, index, is_routed=index not in dense
-        )
-    adapted: list[nn.Module] = [sites.encoder]
-    if config.adapt_decoder and sites.decoder is not None and sites.decoder_layers is not None:
-        adapted.append(sites.decoder)
-        for index, layer in enumerate(sites.decoder_layers):
-            conditional = _make_conditional(layer, sites)
-            conditional.coda_adapters[adapter_name] = _layer_adapter(
-                layer, sites, config, index, is_routed=False
-            )
-    if config.train_norms:
-        for norm in _norms(adapted):
-            add_copy(norm, adapter_name)
-    for path in heads:
-        add_copy(sites.model.get_submodule(path), adapter_name)
+    """Note a new adapter and activate it."""
+    attachment = get_attachment(model)
     attachment.configs[adapter_name] = config
     attachment.heads[adapter_name] = heads
-    set_adapter(sites.model, adapter_name)
-
-
-def _make_conditional(layer: nn.Module, sites: Sites) -> ConditionalLayer:
-    if isinstance(layer, ConditionalLayer):
-        return layer
-    plan = sites.spec.plan(layer, sites.config)
-    conditional = become(layer, ConditionalLayer)
-    conditional.coda_plan = plan
-    conditional.coda_adapters = nn.ModuleDict()
-    conditional.coda_active = None
-    return conditional
-
-
-def _layer_adapter(
-    layer: nn.Module,
-    sites: Sites,
-    config: ConditionalAdapterConfig,
-    index: int,
-    *,
-    is_routed: bool,
-) -> LayerAdapter:
-    hidden_size = sites.config.hidden_size
-    reference = next(p for p in layer.parameters() if p.is_floating_point())
-    # Half precision is too coarse for the optimiser's small steps.
-    dtype = torch.promote_types(reference.dtype, torch.float32)
-    adapter = ParallelAdapter(
-        hidden_size,
-        config.adapter_dim,
-        activation=config.adapter_activation,
-        dtype=dtype,
-        device=reference.device,
-    )
-    router = None
-    if is_routed:
-        router = Router(
-            hidden_size,
-            kind=config.router_kind,
-            epsilon=config.epsilon,
-            method=config.soft_topk,
-            gate=config.gate,
-            seed=index,
-            device=reference.device,
-        )
-    return LayerAdapter(adapter, router, config.default_reduction_factor).train(layer.training)
-
-
-def _norms(modules: list[nn.Module]) -> Iterator[nn.Module]:
-    """Yield the layer norms in `modules`, without the copies that adapters own."""
-    suffixes = ("LayerNorm", "RMSNorm")
-    for root in modules:
-        for path, module in list(root.named_modules()):
-            is_norm = isinstance(module, nn.LayerNorm | nn.RMSNorm)
-            is_copy = "coda_copies." in path
-            if (is_norm or type(module).__name__.endswith(suffixes)) and not is_copy:
-                yield module
+    set_adapter(model, adapter_name)
 
 
 def _trainable_names(model: PreTrainedModel) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ class ConditionalAdapterConfig:
     adapter_dim: int = 64
     adapter_activation: str = "relu"
     attention_mode: AttentionMode = "k_to_k"
-    epsilon: float = 0.1
+    epsilon: float = 1.0
     soft_topk: SoftTopKMethod = "exact"
     gate: Gate = "weighted"
     dense_layers: tuple[int, ...] = ()

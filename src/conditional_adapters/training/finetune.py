@@ -39,7 +39,7 @@ class TrainingSettings:
     """How long and how fast to train. Defaults are our choice (docs/decisions/0003)."""
 
     epochs: float = 3.0  # passes over the training data, > 0
-    batch_size: int = 16  # rows per step, >= 1
+    batch_size: int = 8  # rows per step, >= 1
     learning_rate: float = 2e-3  # peak, of adapters, norms and head, > 0
     router_learning_rate: float = 2e-3  # peak, of routers, > 0
     schedule: str = "linear"  # a name that transformers knows: "linear", "cosine", "constant", ...
