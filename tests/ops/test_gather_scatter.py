@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from conditional_adapters.ops import gather_pairs, gather_tokens, scatter_add_tokens
+from conditional_adapters.ops import (
+    gather_pairs,
+    gather_tokens,
+    scatter_add_tokens,
+    scatter_add_tokens_,
+)
 
 DTYPES = (torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.bool)
 
@@ -74,6 +79,22 @@ def test_scatter_add_tokens_agrees_with_a_loop(k: int) -> None:
     assert torch.equal(ours, expected)
     assert torch.equal(base, before)
     assert_gradients_agree(ours, expected, [base, update])
+
+
+def test_scatter_add_tokens_in_place_adds_to_the_memory_of_its_base() -> None:
+    leaf, update = values(3, 9, 5).requires_grad_(), values(3, 4, 5).requires_grad_()
+    base, indices = leaf + 0, positions(3, 4, 9)
+    ours = scatter_add_tokens_(base, indices, update)
+    expected = scatter_add_tokens_by_loop(leaf, indices, update)
+    assert ours.data_ptr() == base.data_ptr()
+    assert torch.equal(ours, expected)
+    assert_gradients_agree(ours, expected, [leaf, update])
+
+
+def test_scatter_add_tokens_in_place_takes_a_base_of_any_layout() -> None:
+    base, update, indices = values(9, 3, 5).transpose(0, 1), values(3, 4, 5), positions(3, 4, 9)
+    expected = scatter_add_tokens_by_loop(base.clone(), indices, update)
+    assert torch.equal(scatter_add_tokens_(base, indices, update), expected)
 
 
 @pytest.mark.parametrize("query", [1, 9])

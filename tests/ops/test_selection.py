@@ -73,8 +73,8 @@ def test_without_budgets_every_slot_is_selected(case: dict[str, list]) -> None:
 def test_tokens_that_are_always_selected_precede_any_score() -> None:
     scores = torch.tensor([[1e30, 5.0, -1e30, 3.0]])
     always = torch.tensor([[False, False, True, False]])
-    indices, _ = select_tokens(scores, top_k=2, always=always)
-    assert indices.tolist() == [[0, 2]]
+    assert select_tokens(scores, top_k=1, always=always)[0].tolist() == [[2]]
+    assert select_tokens(scores, top_k=2, always=always)[0].tolist() == [[0, 2]]
 
 
 def test_padding_is_never_selected_although_its_score_is_highest() -> None:

@@ -9,9 +9,7 @@ from tests.tiny_models import TINY_MODELS
 
 
 def trainer_for(tmp_path, router_learning_rate):
-    model = ca.attach(
-        TINY_MODELS["bert"].build("sdpa"), ca.ConditionalAdapterConfig(adapter_dim=4)
-    )
+    model = ca.attach(TINY_MODELS["bert"].build("sdpa"), ca.ConditionalAdapterConfig(adapter_dim=4))
     arguments = TrainingArguments(
         output_dir=str(tmp_path), learning_rate=1e-3, weight_decay=0.1, report_to=[]
     )

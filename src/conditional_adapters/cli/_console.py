@@ -1,13 +1,16 @@
 """What the user sees: messages on standard error, results on standard output."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-messages = Console(stderr=True, highlight=False)
-results = Console(highlight=False)
+_WIDTH = None if sys.stdout.isatty() else 110  # of tables in files and logs
+
+messages = Console(stderr=True, highlight=False, soft_wrap=True)
+results = Console(highlight=False, width=_WIDTH)
 
 
 def print_json(value: object) -> None:
@@ -19,7 +22,7 @@ def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
     """Print rows with the same keys as a table; the first column is text, the others numbers."""
     table = Table(title=title, title_justify="left")
     for index, name in enumerate(rows[0]):
-        table.add_column(name, justify="left" if index == 0 else "right")
+        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*row.values())
     results.print(table)

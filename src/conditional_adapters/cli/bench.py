@@ -102,10 +102,10 @@ def _format(row: dict[str, Any]) -> dict[str, str]:
     return {
         "encoder": row["encoder"],
         "median": f"{row['seconds'] * 1e3:.1f} ms",
-        "quartiles": f"{low * 1e3:.1f} to {high * 1e3:.1f}",
+        "quartiles (ms)": f"{low * 1e3:.0f}-{high * 1e3:.0f}",
         "speed-up": f"{row['speed_up']:.2f}x",
         "FLOP ratio": f"{row['flop_ratio']:.2f}x",
-        "speed-up / ratio": f"{row['speed_up'] / row['flop_ratio']:.2f}",
+        "share": f"{row['speed_up'] / row['flop_ratio']:.2f}",
     }
 
 

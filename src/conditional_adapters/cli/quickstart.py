@@ -78,8 +78,8 @@ def quickstart(
         runs.append({"method": title, **result})
         return classifier
 
-    name = f"conditional adapters, r = {reduction_factor:g}"
-    run("dense parallel adapters", dense, epochs)
+    name = f"conditional, r = {reduction_factor:g}"
+    run("dense adapters", dense, epochs)
     run(f"{name}, same steps", conditional, epochs)
     seconds_per_epoch = runs[1]["training_seconds"] / epochs
     affordable = max(math.floor(runs[0]["training_seconds"] / seconds_per_epoch), 1)
@@ -202,10 +202,10 @@ def _table(runs: list[dict[str, Any]]) -> list[dict[str, str]]:
     return [
         {
             "method": run["method"],
-            "new parameters": f"{run['new_parameters_share']:.1%}",
+            "new": f"{run['new_parameters_share']:.1%}",
             "training": f"{run['training_seconds']:.0f} s",
             "accuracy": f"{run['accuracy']:.1%}",
-            "encoder per document": f"{run['encoder_seconds_per_document'] * 1e3:.1f} ms",
+            "per document": f"{run['encoder_seconds_per_document'] * 1e3:.1f} ms",
             "speed-up": f"{run['speed_up']:.2f}x",
             "FLOP ratio": f"{run['flop_ratio']:.2f}x",
         }

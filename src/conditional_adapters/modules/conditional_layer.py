@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..ops import gather_pairs, gather_tokens, scatter_add_tokens, token_budget
+from ..ops import gather_pairs, gather_tokens, scatter_add_tokens_, token_budget
 from ._subclass import DynamicSubclass
 from .adapter import ParallelAdapter
 from .router import Budget, Router, RoutingDecision
@@ -114,7 +114,7 @@ class ConditionalLayer(DynamicSubclass):
         output = super().forward(chosen, **gathered)
         weights = decision.selected_weights.to(chosen.dtype).unsqueeze(-1)
         update = (_states(output) - chosen) * weights
-        states = scatter_add_tokens(hidden_states + light, indices, update)
+        states = scatter_add_tokens_(hidden_states + light, indices, update)
         carried = {i: arguments[name] for i, name in self.coda_plan.carried_outputs.items()}
         return _with_states(output, states, carried)
 

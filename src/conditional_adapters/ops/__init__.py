@@ -9,6 +9,7 @@ from ._budget import token_budget as token_budget
 from .gather_scatter import gather_pairs as gather_pairs
 from .gather_scatter import gather_tokens as gather_tokens
 from .gather_scatter import scatter_add_tokens as scatter_add_tokens
+from .gather_scatter import scatter_add_tokens_ as scatter_add_tokens_
 from .selection import prefix_mask as prefix_mask
 from .selection import select_tokens as select_tokens
 from .soft_topk import SoftTopKMethod as SoftTopKMethod

@@ -43,8 +43,28 @@ def scatter_add_tokens(
     Returns:
         A new tensor of the shape of `base`. Differentiable in `base` and `update`.
     """
+    return scatter_add_tokens_(base.clone(), selected_indices, update)
+
+
+def scatter_add_tokens_(
+    base: Float[Tensor, "batch seq hidden"],
+    selected_indices: Int[Tensor, "batch k"],
+    update: Float[Tensor, "batch k hidden"],
+) -> Float[Tensor, "batch seq hidden"]:
+    """Do as `scatter_add_tokens`, but in `base` itself, which no one else may need.
+
+    Args:
+        base: Overwritten if it is contiguous; otherwise it is copied first.
+        selected_indices: Positions in `[0, seq)`, distinct in each row.
+        update: One row per chosen token, in the dtype of `base`.
+
+    Returns:
+        The sum, in the memory of `base` if that is contiguous.
+    """
+    base = base.contiguous()
     flat = _flat(selected_indices, base.shape[1]).flatten()
-    return base.flatten(0, 1).index_add(0, flat, update.flatten(0, 1)).view_as(base)
+    base.view(-1, base.shape[-1]).index_add_(0, flat, update.flatten(0, 1))
+    return base
 
 
 def gather_pairs(

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import RoutingError
+from ._ranking import largest_indices
 
 
 def select_tokens(
@@ -54,7 +55,7 @@ def select_tokens(
     if token_mask is not None:
         scores = scores.masked_fill(~token_mask, -torch.inf)
     # Ranks matter only when budgets cut the list at different places.
-    by_rank = scores.topk(top_k, sorted=budgets is not None).indices
+    by_rank = largest_indices(scores, top_k, in_order=budgets is not None)
     selected_indices, order = by_rank.sort(-1)
     if budgets is None:
         return selected_indices, torch.ones_like(selected_indices, dtype=torch.bool)

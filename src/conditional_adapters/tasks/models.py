@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -170,11 +170,11 @@ def _text_limit(model: PreTrainedModel, processor: Any, wanted: int | None) -> i
     if wanted is not None and wanted < 3:
         raise ConfigError(f"max_length must be at least 3 tokens, got {wanted}.")
     limit: int = processor.model_max_length
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None:
-        # RoBERTa-like models count positions from the padding index.
-        reserved = 2 if processor.model_max_length == positions - 2 else 0
-        limit = min(limit, positions - reserved)
+    for path, table in model.named_modules():
+        if path.endswith("position_embeddings") and isinstance(table, nn.Embedding):
+            # RoBERTa-like models count positions from the one after the padding index.
+            reserved = 0 if table.padding_idx is None else table.padding_idx + 1
+            limit = min(limit, table.num_embeddings - reserved)
     if wanted is None:
         return min(limit, 512)
     if wanted > limit:

@@ -185,17 +185,6 @@ def test_full_rows_have_a_gradient_of_zero() -> None:
     assert not grad.any()
 
 
-def test_gradients_per_sample_agree_with_a_loop() -> None:
-    logits, cotangent = rows(4, 10), rows(10)
-
-    def loss(row: Tensor) -> Tensor:
-        return soft_topk(row, top_k=3, epsilon=0.2) @ cotangent
-
-    at_once = torch.func.vmap(torch.func.grad(loss))(logits)
-    one_by_one = torch.stack([torch.func.grad(loss)(row) for row in logits])
-    torch.testing.assert_close(at_once, one_by_one)
-
-
 # Properties
 
 

@@ -122,7 +122,8 @@ def test_empty_rows_get_nothing_and_full_rows_get_exactly_one() -> None:
     weights = iterative(logits, torch.tensor([3, 0, 6, 5]), 0.1, token_mask=token_mask)
     expected = torch.tensor([[0.0] * 6, [0.0] * 6, [1.0] * 6, [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]])
     torch.testing.assert_close(weights, expected, atol=0, rtol=0)
-    (grad,) = torch.autograd.grad(weights.sum(), logits)
+    with torch.autograd.set_detect_anomaly(True):  # no NaN on the way either
+        (grad,) = torch.autograd.grad(weights.sum(), logits)
     assert not grad.any()
 
 
