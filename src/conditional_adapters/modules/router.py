@@ -84,21 +84,71 @@ class Router(nn.Module):
             The decision. Gradients reach the router through `selected_weights`.
         """
         router_logits = self.score(states, budget)
-        always = _always_selected(router_logits, budget)
-        selected_indices, is_selected = select_tokens(
+        if budget.token_mask is None:
+            return self._decide_unpadded(router_logits, budget)
+        return self._decide_padded(router_logits, budget)
+
+    def _decide_unpadded(self, router_logits: Tensor, budget: Budget) -> RoutingDecision:
+        """Decide where prefix tokens stand first in every row, without any mask."""
+        batch, device = router_logits.shape[0], router_logits.device
+        taken = min(budget.num_prefix_tokens, budget.top_k)
+        indices = torch.arange(taken, device=device).expand(batch, taken)
+        weights = router_logits.new_ones(batch, taken)
+        if taken < budget.top_k:
+            others, top_k = router_logits[:, taken:], budget.top_k - taken
+            chosen, _ = select_tokens(others, top_k=top_k)
+            weighed = self._weigh(others, chosen, top_k=top_k)
+            indices = torch.cat([indices, chosen + taken], dim=1)
+            weights = torch.cat([weights, weighed], dim=1)
+        return RoutingDecision(
+            indices, weights, torch.ones_like(indices, dtype=torch.bool), router_logits
+        )
+
+    def _decide_padded(self, router_logits: Tensor, budget: Budget) -> RoutingDecision:
+        """Decide where padding, and with it the prefix tokens, may stand anywhere."""
+        assert budget.token_mask is not None, "the unpadded case is decided elsewhere"
+        always = prefix_mask(budget.num_prefix_tokens, budget.token_mask)
+        indices, is_selected = select_tokens(
             router_logits,
             top_k=budget.top_k,
             budgets=budget.per_row,
             token_mask=budget.token_mask,
             always=always,
         )
-        if self.kind == "learned":
-            weights = self._weigh(router_logits, budget, always).gather(-1, selected_indices)
-        else:
-            weights = torch.ones_like(selected_indices, dtype=router_logits.dtype)
-        if budget.per_row is not None:
-            weights = weights * is_selected
-        return RoutingDecision(selected_indices, weights, is_selected, router_logits)
+        per_row = budget.top_k if budget.per_row is None else budget.per_row
+        weights = self._weigh(
+            router_logits,
+            indices,
+            top_k=per_row - always.sum(-1),
+            max_top_k=budget.top_k,
+            token_mask=budget.token_mask & ~always,
+        )
+        weights = torch.where(always.gather(-1, indices), 1.0, weights) * is_selected
+        return RoutingDecision(indices, weights, is_selected, router_logits)
+
+    def _weigh(
+        self,
+        router_logits: Tensor,
+        indices: Tensor,
+        *,
+        top_k: int | Tensor,
+        max_top_k: int | None = None,
+        token_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Return the routing weights of the chosen tokens."""
+        if self.kind != "learned":
+            return torch.ones_like(indices, dtype=router_logits.dtype)
+        weights = soft_topk(
+            router_logits,
+            top_k=top_k,
+            max_top_k=max_top_k,
+            epsilon=self.epsilon,
+            method=self.method,
+            token_mask=token_mask,
+        ).gather(-1, indices)
+        if self.gate == "straight_through":
+            weights = 1.0 + (weights - weights.detach())
+        return weights
 
     def score(
         self, states: Float[Tensor, "batch seq hidden"], budget: Budget
@@ -119,39 +169,8 @@ class Router(nn.Module):
             seed = torch.randint(2**31, (), device=states.device)
         return static_router_logits(self.kind, token_mask, budgets=budgets, seed=seed)
 
-    def _weigh(self, router_logits: Tensor, budget: Budget, always: Tensor | None) -> Tensor:
-        weights = self._soft_topk(router_logits, budget, always)
-        if self.gate == "straight_through":
-            weights = 1.0 + (weights - weights.detach())
-        return weights
-
-    def _soft_topk(self, router_logits: Tensor, budget: Budget, always: Tensor | None) -> Tensor:
-        if always is None:
-            candidates, top_k = budget.token_mask, budget.per_row
-        else:
-            candidates = ~always if budget.token_mask is None else budget.token_mask & ~always
-            top_k = (budget.top_k if budget.per_row is None else budget.per_row) - always.sum(-1)
-        weights = soft_topk(
-            router_logits,
-            top_k=budget.top_k if top_k is None else top_k,
-            max_top_k=budget.top_k,
-            epsilon=self.epsilon,
-            method=self.method,
-            token_mask=candidates,
-        )
-        return weights if always is None else weights.masked_fill(always, 1.0)
-
     def extra_repr(self) -> str:
         """Describe the settings for `print(model)`."""
         if self.kind != "learned":
             return f"kind={self.kind}"
         return f"epsilon={self.epsilon}, soft_topk={self.method}, gate={self.gate}"
-
-
-def _always_selected(router_logits: Tensor, budget: Budget) -> Tensor | None:
-    if budget.num_prefix_tokens == 0:
-        return None
-    if budget.token_mask is None:
-        positions = torch.arange(router_logits.shape[1], device=router_logits.device)
-        return (positions < budget.num_prefix_tokens).expand(router_logits.shape)
-    return prefix_mask(budget.num_prefix_tokens, budget.token_mask)
