@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import conditional_adapters as ca
-from conditional_adapters.analysis.timing import time_interleaved
+from conditional_adapters.analysis.timing import Timing, time_interleaved
 from conditional_adapters.attach import adapter_parameters
 from tests.tiny_models import HIDDEN, LAYERS, TINY_MODELS, padded
 
@@ -126,6 +126,11 @@ def test_candidates_take_turns_after_a_warm_up() -> None:
     timings = time_interleaved(candidates, rounds=4, warmup=2)
     assert calls == ["a", "b"] * 6
     for timing in timings.values():
-        assert 0 <= timing.lower_quartile <= timing.median <= timing.upper_quartile
+        assert len(timing.seconds) == 4
+        assert 0 <= timing.quartiles[0] <= timing.median <= timing.quartiles[2]
+    prepared: list[str] = []
+    time_interleaved(candidates, prepare=prepared.append, rounds=3, warmup=0)
+    assert prepared == ["a", "b"] * 3
+    assert Timing((1.0, 2.0, 4.0)).speed_up(over=Timing((3.0, 4.0, 16.0))) == 3.0
     with pytest.raises(ca.ConfigError, match=r"rounds must be at least 3 .*got 2"):
         time_interleaved(candidates, rounds=2)

@@ -1,9 +1,9 @@
 """Compare running times side by side.
 
-A machine's speed drifts, so candidates take turns in every round and only ratios of medians are
-worth quoting. On CPU, memory that is freed and mapped again costs page faults, which hit the
-larger (dense) computation harder; the C allocator is told to keep its pages, so that the
-comparison does not flatter the smaller one.
+A machine's speed drifts, so candidates take turns in every round and only ratios within a round are
+worth quoting. On CPU, memory that is freed and mapped again costs page faults, which hit the larger
+(dense) computation harder; the C allocator is told to keep its pages, so that the comparison does
+not flatter the smaller one.
 """
 
 import ctypes
@@ -22,16 +22,32 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 
 @dataclass(frozen=True)
 class Timing:
-    """Running times of one candidate, in seconds."""
+    """Running times of one candidate, in seconds, in the order of the rounds."""
 
-    median: float
-    lower_quartile: float
-    upper_quartile: float
+    seconds: tuple[float, ...]
+
+    @property
+    def quartiles(self) -> tuple[float, float, float]:
+        """Lower quartile, median and upper quartile."""
+        lower, median, upper = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return lower, median, upper
+
+    @property
+    def median(self) -> float:
+        """The median."""
+        return self.quartiles[1]
+
+    def speed_up(self, over: "Timing") -> float:
+        """Return how many times faster this is: the median of the ratios within each round."""
+        return statistics.median(
+            theirs / ours for theirs, ours in zip(over.seconds, self.seconds, strict=True)
+        )
 
 
 def time_interleaved(
     candidates: Mapping[str, Callable[[], object]],
     *,
+    prepare: Callable[[str], object] | None = None,
     rounds: int = 20,
     warmup: int = 3,
     show_progress: bool = False,
@@ -40,6 +56,7 @@ def time_interleaved(
 
     Args:
         candidates: What to run, by name.
+        prepare: Called with the name before each run, outside the measured time.
         rounds: Measured runs of each, >= 3.
         warmup: Unmeasured runs of each before, >= 0.
         show_progress: Show a progress bar.
@@ -58,13 +75,15 @@ def time_interleaved(
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for index in tqdm(range(warmup + rounds), desc="timing", disable=not show_progress):
         for name, run in candidates.items():
+            if prepare is not None:
+                prepare(name)
             _synchronise()
             start = time.perf_counter()
             run()
             _synchronise()
             if index >= warmup:
                 times[name].append(time.perf_counter() - start)
-    return {name: _summarise(values) for name, values in times.items()}
+    return {name: Timing(tuple(values)) for name, values in times.items()}
 
 
 def keep_freed_memory() -> bool:
@@ -78,11 +97,6 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
-
-
-def _summarise(values: list[float]) -> Timing:
-    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
-    return Timing(median=median, lower_quartile=lower, upper_quartile=upper)
 
 
 def _synchronise() -> None:

@@ -1,6 +1,5 @@
 """`coda bench`: what conditional adapters buy on this machine."""
 
-from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -57,17 +56,21 @@ def bench(
         dummy_inputs(sites, batch_size=batch_size, sequence_length=text_length), network
     )
 
-    def run(factor: float | None) -> None:
+    def run() -> None:
+        with torch.inference_mode():
+            encoder(**inputs)
+
+    def prepare(name: str) -> None:
+        factor = names[name]
         set_adapter(network, None if factor is None else "default")
         if factor is not None:
             set_reduction_factor(network, factor)
-        with torch.inference_mode():
-            encoder(**inputs)
 
     names: dict[str, float | None] = {"dense": None, "dense + adapter": 1.0}
     names |= {f"conditional, r = {factor:g}": factor for factor in factors}
     timings = time_interleaved(
-        {name: partial(run, factor) for name, factor in names.items()},
+        dict.fromkeys(names, run),
+        prepare=prepare,
         rounds=rounds,
         show_progress=True,
     )
@@ -77,13 +80,13 @@ def bench(
         set_reduction_factor(network, factor or 1.0)
         count = estimate_flops(network, batch_size=batch_size, sequence_length=text_length)
         flops[name] = count.dense if factor is None else count.total
-    reference, reference_flops = timings["dense + adapter"].median, flops["dense + adapter"]
+    reference, reference_flops = timings["dense + adapter"], flops["dense + adapter"]
     rows = [
         {
             "encoder": name,
             "seconds": timing.median,
-            "quartiles": [timing.lower_quartile, timing.upper_quartile],
-            "speed_up": reference / timing.median,
+            "quartiles": [timing.quartiles[0], timing.quartiles[2]],
+            "speed_up": timing.speed_up(over=reference),
             "flop_ratio": reference_flops / flops[name],
         }
         for name, timing in timings.items()

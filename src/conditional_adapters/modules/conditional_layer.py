@@ -114,7 +114,8 @@ class ConditionalLayer(DynamicSubclass):
         output = super().forward(chosen, **gathered)
         weights = decision.selected_weights.to(chosen.dtype).unsqueeze(-1)
         update = (_states(output) - chosen) * weights
-        states = scatter_add_tokens_(hidden_states + light, indices, update)
+        base = light.add_(hidden_states) if light.dtype == chosen.dtype else hidden_states + light
+        states = scatter_add_tokens_(base, indices, update)
         carried = {i: arguments[name] for i, name in self.coda_plan.carried_outputs.items()}
         return _with_states(output, states, carried)
 

@@ -39,6 +39,8 @@ def exact_soft_topk(
     budget: int | Tensor = num_sorted
     if isinstance(top_k, Tensor) or token_mask is not None:
         logits, budget, _ = prepare_rows(logits, top_k, token_mask)
+    if not torch.is_grad_enabled():
+        return _solve(logits, budget, epsilon, num_sorted=num_sorted)
     weights: Tensor = _ExactSoftTopK.apply(  # type: ignore[no-untyped-call]
         logits, budget, epsilon, num_sorted
     )
