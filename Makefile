@@ -46,9 +46,8 @@ format: setup  ## Format the code
 	$(BIN)/ruff format .
 
 bench: setup  ## Measure operators and models; writes benchmarks/results/*.json
-	$(BIN)/pip install -q -c requirements/constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/ops/soft_topk.py
-	$(BIN)/coda bench
+	$(BIN)/coda bench --json > benchmarks/results/minilm.json
 
 clean:  ## Remove the environment and build products
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
