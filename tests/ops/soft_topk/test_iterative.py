@@ -34,9 +34,7 @@ def loop(logits: Tensor, top_k: int, epsilon: float, *, start: float, **settings
 def coor_descent(logits: Tensor, top_k: int, epsilon: float) -> Tensor:
     from colt5_attention import coor_descent
 
-    return coor_descent(
-        logits, k=top_k, eps=epsilon, eps_init=4.0, eps_decay=0.7, n_iters=20
-    )
+    return coor_descent(logits, k=top_k, eps=epsilon, eps_init=4.0, eps_decay=0.7, n_iters=20)
 
 
 @pytest.mark.parametrize("epsilon", EPSILONS)
