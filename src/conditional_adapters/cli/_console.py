@@ -26,3 +26,10 @@ def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
     for row in rows:
         table.add_row(*row.values())
     results.print(table)
+
+
+def print_metrics(title: str, num_rows: int, metrics: Mapping[str, float]) -> None:
+    """Print the quality on a data set as a table of one line."""
+    row = {"rows": f"{num_rows:,}"}
+    row |= {name.replace("_", " "): f"{value:.2%}" for name, value in metrics.items()}
+    print_table(title, [row])

@@ -1,12 +1,11 @@
 """Command-line options that several verbs share, so that they mean and read the same everywhere."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 
 from ..errors import ConfigError
-from ..tasks.data import DataSpec
 
 _DATA_HELP = (
     "CSV, TSV, JSONL or Parquet file; folder of a saved `datasets` set or of images by class; hub "
@@ -34,19 +33,13 @@ ImageColumn = Annotated[str, typer.Option(help="Column that holds the images.")]
 LabelColumn = Annotated[str, typer.Option(help="Column that holds the classes.")]
 Split = Annotated[str | None, typer.Option(help="Part to read of a data set that has several.")]
 OnBadRow = Annotated[
-    str,
+    Literal["stop", "skip"],
     typer.Option(
-        help="What to do with an empty or malformed row: 'stop' names its file and line, 'skip' "
-        "leaves it out and counts.",
-        metavar="[stop|skip]",
+        help="What to do with an empty or malformed row: stop and name its file and line, or skip "
+        "it and count."
     ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Read only so many rows.")]
-
-
-def data_spec(source: str, **settings: Any) -> DataSpec:  # noqa: ANN401
-    """Make a `DataSpec` from options."""
-    return DataSpec(source=source, **settings)
 
 
 def parse_factors(text: str) -> float | tuple[float, ...]:

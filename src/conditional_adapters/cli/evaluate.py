@@ -3,11 +3,11 @@
 import numpy as np
 
 from ..tasks.bundle import load_trained_classifier
-from ..tasks.data import load_rows
+from ..tasks.data import DataSpec, load_rows
 from ..tasks.inference import predict_scores
 from ..tasks.metrics import classification_metrics
 from . import _options as options
-from ._console import print_json, print_table
+from ._console import print_json, print_metrics
 
 
 def evaluate(
@@ -25,8 +25,8 @@ def evaluate(
 ) -> None:
     """Measure accuracy and macro F1 of a trained adapter."""
     classifier = load_trained_classifier(adapter, reduction_factor=reduction_factor)
-    spec = options.data_spec(
-        data,
+    spec = DataSpec(
+        source=data,
         text_column=text_column,
         image_column=image_column,
         label_column=label_column,
@@ -40,6 +40,4 @@ def evaluate(
     if as_json:
         print_json({"rows": len(rows), **metrics})
     else:
-        row = {"rows": f"{len(rows):,}"}
-        row |= {name.replace("_", " "): f"{value:.2%}" for name, value in metrics.items()}
-        print_table(f"{adapter} on {data}", [row])
+        print_metrics(f"{adapter} on {data}", len(rows), metrics)

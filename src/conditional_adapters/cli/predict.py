@@ -10,7 +10,7 @@ import typer
 
 from .._atomic import replace_text
 from ..tasks.bundle import load_trained_classifier
-from ..tasks.data import load_rows
+from ..tasks.data import DataSpec, load_rows
 from ..tasks.inference import predict_scores
 from . import _options as options
 from ._console import messages
@@ -36,8 +36,8 @@ def predict(
     were read), label, and scores, the probability of each class.
     """
     classifier = load_trained_classifier(adapter, reduction_factor=reduction_factor)
-    spec = options.data_spec(
-        data,
+    spec = DataSpec(
+        source=data,
         text_column=text_column,
         image_column=image_column,
         split=split,

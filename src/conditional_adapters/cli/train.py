@@ -1,7 +1,7 @@
 """`coda train`: fine-tune a classifier with conditional adapters."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,13 +10,13 @@ from ..attach import attach
 from ..config import ConditionalAdapterConfig
 from ..errors import ConfigError
 from ..tasks.bundle import save_classifier
-from ..tasks.data import load_rows, split_train_test
+from ..tasks.data import DataSpec, load_rows, split_train_test
 from ..tasks.inference import predict_scores
 from ..tasks.metrics import classification_metrics
 from ..tasks.models import load_classifier, modality_of
 from ..training import TrainingSettings, finetune
 from . import _options as options
-from ._console import messages, print_json, print_table
+from ._console import messages, print_json, print_metrics
 
 _CONFIG = ConditionalAdapterConfig()
 _SETTINGS = TrainingSettings()
@@ -143,22 +143,20 @@ def train(
     if not 0 < test_fraction < 1:
         raise ConfigError(f"--test-fraction must be between 0 and 1, got {test_fraction}.")
     modality = modality_of(model)
-    columns = {
+    columns: dict[str, Any] = {
         "text_column": text_column,
         "image_column": image_column,
         "label_column": label_column,
         "on_bad_row": on_bad_row,
     }
-    rows = load_rows(
-        options.data_spec(data, split=split, limit=limit, **columns), modality=modality
-    )
+    rows = load_rows(DataSpec(source=data, split=split, limit=limit, **columns), modality=modality)
     labels = rows.features["label"].names
     if test_data is None:
         train_rows, test_rows = split_train_test(rows, test_size=test_fraction, seed=seed)
     else:
         train_rows = rows
         test_rows = load_rows(
-            options.data_spec(test_data, split=test_split, **columns),
+            DataSpec(source=test_data, split=test_split, **columns),
             modality=modality,
             labels=labels,
         )
@@ -183,9 +181,7 @@ def train(
     if as_json:
         print_json(summary)
     else:
-        row = {"test rows": f"{len(test_rows):,}"}
-        row |= {name.replace("_", " "): f"{value:.2%}" for name, value in metrics.items()}
-        print_table(f"Saved {output / 'adapter'}", [row])
+        print_metrics(f"Saved {output / 'adapter'}", len(test_rows), metrics)
 
 
 def seed_everything(seed: int) -> None:
