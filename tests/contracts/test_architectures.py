@@ -134,8 +134,8 @@ def oracle(
     heavy = output[0] if isinstance(output, tuple) else output
     norm = layer.coda_plan.input_norm
     normalised = states if norm is None else layer.get_submodule(norm)(states)
-    light = layer.coda_adapters["default"].adapter(normalised)
-    return states + light + weights.unsqueeze(-1) * (heavy - states)
+    with_light = layer.coda_adapters["default"].adapter(normalised, states)
+    return with_light + weights.unsqueeze(-1) * (heavy - states)
 
 
 @pytest.mark.parametrize("name, attention, padding", CASES)

@@ -87,7 +87,8 @@ def test_the_random_baseline_is_fresh_in_training_and_fixed_otherwise() -> None:
 def test_a_fresh_adapter_adds_nothing_and_a_trained_one_its_formula(activation: str) -> None:
     adapter = ParallelAdapter(HIDDEN, 3, activation=activation)
     states = torch.randn(BATCH, SEQ, HIDDEN)
-    assert not adapter(states).any()
+    residual = torch.randn_like(states)
+    assert torch.equal(adapter(states, residual), residual)
     torch.nn.init.normal_(adapter.up)
     inner = states @ adapter.down.T
     formula = {
@@ -97,11 +98,30 @@ def test_a_fresh_adapter_adds_nothing_and_a_trained_one_its_formula(activation: 
         "tanh": inner.tanh(),
         "identity": inner,
     }[activation]
-    torch.testing.assert_close(adapter(states), formula @ adapter.up.T)
+    torch.testing.assert_close(adapter(states, residual), residual + formula @ adapter.up.T)
 
 
 def test_an_adapter_computes_in_the_type_of_the_states() -> None:
     adapter = ParallelAdapter(HIDDEN, 3)
     states = torch.randn(1, 2, HIDDEN, dtype=torch.bfloat16)
-    assert adapter(states).dtype == torch.bfloat16
+    assert adapter(states, states).dtype == torch.bfloat16
     assert adapter.down.dtype == torch.float32
+
+
+def test_an_adapter_does_not_round_the_residual_under_autocast() -> None:
+    adapter = ParallelAdapter(HIDDEN, 3)
+    residual = torch.randn(1, 2, HIDDEN)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(adapter(torch.randn(1, 2, HIDDEN), residual), residual)
+
+
+@pytest.mark.parametrize("num_prefix_tokens", [0, 2])
+def test_the_decision_is_the_same_with_and_without_gradient(num_prefix_tokens: int) -> None:
+    states = torch.randn(BATCH, SEQ, HIDDEN).round()  # with ties
+    router, budget = router_with(), Budget(top_k=6, num_prefix_tokens=num_prefix_tokens)
+    with_gradient = router(states, budget)
+    with torch.no_grad():
+        without = router(states, budget)
+    assert torch.equal(without.selected_indices, with_gradient.selected_indices)
+    torch.testing.assert_close(without.selected_weights, with_gradient.selected_weights)
+    assert with_gradient.selected_weights.requires_grad

@@ -48,11 +48,26 @@ class ParallelAdapter(nn.Module):
         nn.init.kaiming_uniform_(self.down, a=5**0.5)
 
     def forward(
-        self, states: Float[Tensor, "batch seq hidden"]
+        self,
+        states: Float[Tensor, "batch seq hidden"],
+        residual: Float[Tensor, "batch seq hidden"],
     ) -> Float[Tensor, "batch seq hidden"]:
-        """Return what the adapter adds to each token, in the dtype of the states."""
-        inner = functional.linear(states, self.down.to(states.dtype))
-        return functional.linear(ACTIVATIONS[self.activation](inner), self.up.to(states.dtype))
+        """Add the adapter's update of each token to `residual`.
+
+        Args:
+            states: What the adapter reads.
+            residual: What it adds to. Not changed.
+
+        Returns:
+            `residual + A(states)`, a new tensor in the dtype of `residual`.
+        """
+        inner = ACTIVATIONS[self.activation](functional.linear(states, self.down.to(states.dtype)))
+        up = self.up.to(states.dtype)
+        # One pass over memory instead of two. Autocast would round the residual stream.
+        if inner.dtype == residual.dtype and not torch.is_autocast_enabled(states.device.type):
+            rows = torch.addmm(residual.flatten(0, -2), inner.flatten(0, -2), up.t())
+            return rows.view_as(residual)
+        return (residual + functional.linear(inner, up)).to(residual.dtype)
 
     def extra_repr(self) -> str:
         """Describe the sizes for `print(model)`."""

@@ -98,11 +98,10 @@ class ConditionalLayer(DynamicSubclass):
         if context is None:
             context = sequence_context(arguments.get("attention_mask"))
         normalised = self._coda_normalise(hidden_states)
-        light = parts.adapter(normalised)
         factor = context.reduction_factor or parts.reduction_factor
         if parts.router is None or factor == 1:
             output = super().forward(hidden_states, **arguments)
-            return _with_states(output, _states(output) + light)
+            return _with_states(output, parts.adapter(normalised, _states(output)))
 
         if self.coda_plan.prepare_arguments is not None:
             self.coda_plan.prepare_arguments(self, hidden_states, arguments)
@@ -114,8 +113,8 @@ class ConditionalLayer(DynamicSubclass):
         output = super().forward(chosen, **gathered)
         weights = decision.selected_weights.to(chosen.dtype).unsqueeze(-1)
         update = (_states(output) - chosen) * weights
-        base = light.add_(hidden_states) if light.dtype == chosen.dtype else hidden_states + light
-        states = scatter_add_tokens_(base, indices, update)
+        light = parts.adapter(normalised, hidden_states)
+        states = scatter_add_tokens_(light, indices, update)
         carried = {i: arguments[name] for i, name in self.coda_plan.carried_outputs.items()}
         return _with_states(output, states, carried)
 

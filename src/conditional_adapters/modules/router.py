@@ -7,7 +7,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..ops import SoftTopKMethod, prefix_mask, select_tokens, soft_topk, static_router_logits
+from ..ops import (
+    SoftTopKMethod,
+    prefix_mask,
+    select_and_weigh,
+    select_tokens,
+    soft_topk,
+    static_router_logits,
+)
 
 RouterKind = Literal["learned", "random", "first", "strided"]
 Gate = Literal["weighted", "straight_through"]
@@ -96,13 +103,19 @@ class Router(nn.Module):
         weights = router_logits.new_ones(batch, taken)
         if taken < budget.top_k:
             others, top_k = router_logits[:, taken:], budget.top_k - taken
-            chosen, _ = select_tokens(others, top_k=top_k)
-            weighed = self._weigh(others, chosen, top_k=top_k)
+            chosen, weighed = self._select_and_weigh(others, top_k)
             indices = torch.cat([indices, chosen + taken], dim=1)
             weights = torch.cat([weights, weighed], dim=1)
         return RoutingDecision(
             indices, weights, torch.ones_like(indices, dtype=torch.bool), router_logits
         )
+
+    def _select_and_weigh(self, router_logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        ranks_once = self.kind == "learned" and self.method == "exact" and self.gate == "weighted"
+        if ranks_once and not torch.is_grad_enabled():
+            return select_and_weigh(router_logits, top_k=top_k, epsilon=self.epsilon)
+        chosen, _ = select_tokens(router_logits, top_k=top_k)
+        return chosen, self._weigh(router_logits, chosen, top_k=top_k)
 
     def _decide_padded(self, router_logits: Tensor, budget: Budget) -> RoutingDecision:
         """Decide where padding, and with it the prefix tokens, may stand anywhere."""

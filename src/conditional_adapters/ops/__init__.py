@@ -13,6 +13,7 @@ from .gather_scatter import scatter_add_tokens_ as scatter_add_tokens_
 from .selection import prefix_mask as prefix_mask
 from .selection import select_tokens as select_tokens
 from .soft_topk import SoftTopKMethod as SoftTopKMethod
+from .soft_topk import select_and_weigh as select_and_weigh
 from .soft_topk import soft_topk as soft_topk
 from .static_scores import StaticRouterKind as StaticRouterKind
 from .static_scores import static_router_logits as static_router_logits

@@ -12,12 +12,13 @@ from torch import Tensor
 _INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def largest_indices(
-    scores: Float[Tensor, "*batch seq"], count: int, *, in_order: bool
-) -> Int[Tensor, "*batch count"]:
-    """Return the positions of the `count` largest scores, if `in_order` from the largest down."""
+def largest_indices(scores: Float[Tensor, "*batch seq"], count: int) -> Int[Tensor, "*batch count"]:
+    """Return the positions of the `count` largest scores, from the largest down.
+
+    Everything that ranks scores does it here, so that ties are cut at the same place everywhere.
+    """
     dtype = _INTEGER_OF_SIZE[scores.element_size()]
     bits = scores.view(dtype)
     limits = torch.iinfo(dtype)
     sign = bits >> (limits.bits - 1)  # 0, or -1 for negative numbers
-    return (bits ^ (sign & limits.max)).topk(count, sorted=in_order).indices
+    return (bits ^ (sign & limits.max)).topk(count).indices

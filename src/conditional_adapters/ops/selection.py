@@ -54,8 +54,7 @@ def select_tokens(
         scores = scores.masked_fill(always, torch.inf)
     if token_mask is not None:
         scores = scores.masked_fill(~token_mask, -torch.inf)
-    # Ranks matter only when budgets cut the list at different places.
-    by_rank = largest_indices(scores, top_k, in_order=budgets is not None)
+    by_rank = largest_indices(scores, top_k)
     selected_indices, order = by_rank.sort(-1)
     if budgets is None:
         return selected_indices, torch.ones_like(selected_indices, dtype=torch.bool)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from conditional_adapters.ops import soft_topk
+from conditional_adapters.ops import select_and_weigh, soft_topk
 from tests.ops.oracles import bisect_soft_topk
 
 EPSILONS = (0.02, 0.1, 1.0)
@@ -50,6 +50,19 @@ def test_agrees_with_bisection_for_a_budget_and_a_mask_per_row(
     expected = bisect_soft_topk(logits, top_k, epsilon, token_mask)
     assert difference(weights, expected) < TOLERANCE[dtype]
     assert not weights[~token_mask].any()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("epsilon", EPSILONS)
+@pytest.mark.parametrize("top_k", [1, 2, 40, 99, 100])
+def test_chosen_tokens_alone_get_the_weights_of_bisection(
+    top_k: int, epsilon: float, dtype: torch.dtype
+) -> None:
+    logits = rows(5, 100, dtype=dtype)
+    indices, weights = select_and_weigh(logits, top_k=top_k, epsilon=epsilon)
+    assert torch.equal(indices, logits.topk(top_k).indices.sort(-1).values)
+    expected = bisect_soft_topk(logits, top_k, epsilon).gather(-1, indices)
+    assert difference(weights, expected) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("top_k", [1, 4, 30, 70])

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...errors import RoutingError
 from .exact import exact_soft_topk
+from .exact import select_and_weigh as select_and_weigh
 from .iterative import iterative_soft_topk
 
 SoftTopKMethod = Literal["exact", "iterative"]

@@ -47,6 +47,34 @@ def exact_soft_topk(
     return weights
 
 
+def select_and_weigh(
+    logits: Float[Tensor, "batch seq"], *, top_k: int, epsilon: float
+) -> tuple[Int[Tensor, "batch k"], Float[Tensor, "batch k"]]:
+    """Choose the `top_k` largest scores and weigh only them, ranking once: for inference.
+
+    Args:
+        logits: Scores in float32 or float64.
+        top_k: Between 1 and `seq`.
+        epsilon: Temperature, > 0.
+
+    Returns:
+        What `select_tokens` returns as positions, ascending, and the weights that `soft_topk`
+        gives to them. Without gradient: that needs the weights of all tokens.
+
+    Source:
+        Weights of the chosen tokens alone are our choice; see README.md.
+    """
+    order = largest_indices(logits, top_k)
+    chosen = logits.gather(-1, order)
+    smallest = chosen[..., -1:]
+    exponentials = ((chosen - smallest) / epsilon).exp()
+    tail = (logits.scatter(-1, order, -torch.inf) - smallest) / epsilon
+    scale = _scale(exponentials, tail.exp().sum(-1, keepdim=True), top_k)
+    selected_indices, ranks = order.sort(-1)
+    weights = (exponentials * scale).clamp_max(1.0).gather(-1, ranks)
+    return selected_indices, weights.detach()
+
+
 class _ExactSoftTopK(torch.autograd.Function):
     """Pairs `_solve` with its closed-form gradient, which needs the weights alone."""
 
@@ -81,16 +109,26 @@ def _solve(
     *,
     num_sorted: int,
 ) -> Float[Tensor, "*batch seq"]:
-    order = largest_indices(logits, num_sorted, in_order=True)
+    order = largest_indices(logits, num_sorted)
     # Relative to the k-th score, differences lose no digits, however small epsilon is.
     exponentials = ((logits - _smallest_selected(logits, order, budget)) / epsilon).exp()
     tail_sum = exponentials.scatter(-1, order, 0.0).sum(-1, keepdim=True)
+    scale = _scale(exponentials.gather(-1, order), tail_sum, budget)
+    return (exponentials * scale).clamp_max(1.0)
+
+
+def _scale(
+    exponentials: Float[Tensor, "*batch sorted"],
+    tail_sum: Float[Tensor, "*batch 1"],
+    budget: int | Float[Tensor, "*batch 1"],
+) -> Float[Tensor, "*batch 1"]:
+    """Return u, from the largest exponentials in descending order and the sum of the others."""
+    num_sorted = exponentials.shape[-1]
     # From the smallest up: exponentials that overflow spoil only sums that include saturated
     # tokens, and lose the maximum. The k-th is 1, so sums that count are at least 1.
-    rest = (exponentials.gather(-1, order).flip(-1).cumsum(-1) + tail_sum).clamp_min(1.0)
-    ranks = torch.arange(1, num_sorted + 1, device=logits.device, dtype=logits.dtype)
-    scale = ((ranks + (budget - num_sorted)) / rest).amax(-1, keepdim=True)
-    return (exponentials * scale).clamp_max(1.0)
+    rest = (exponentials.flip(-1).cumsum(-1) + tail_sum).clamp_min(1.0)
+    ranks = torch.arange(1, num_sorted + 1, device=rest.device, dtype=rest.dtype)
+    return ((ranks + (budget - num_sorted)) / rest).amax(-1, keepdim=True)
 
 
 def _smallest_selected(
