@@ -9,6 +9,7 @@ from ._sites import Sites
 from .config import ConditionalAdapterConfig
 from .modules import ConditionalLayer, LayerAdapter, ParallelAdapter, Router
 from .modules._subclass import become
+from .modules.attention import route_attention
 from .modules.switchable import add_copy
 
 
@@ -28,15 +29,19 @@ def build_adapter(
     for index, layer in enumerate(sites.encoder_layers):
         conditional = _make_conditional(layer, sites)
         conditional.coda_adapters[adapter_name] = _layer_adapter(
-            layer, sites, config, index, is_routed=index not in dense
+            layer, sites.encoder, sites, config, index, is_routed=index not in dense
         )
+        plan = conditional.coda_plan
+        needs_attention = config.attention_mode == "k_to_all"
+        if needs_attention or plan.attention_mixin.coda_for_any_keys:
+            route_attention(layer.get_submodule(plan.attention or ""), plan.attention_mixin)
     adapted: list[nn.Module] = [sites.encoder]
     if config.adapt_decoder and sites.decoder is not None and sites.decoder_layers is not None:
         adapted.append(sites.decoder)
         for index, layer in enumerate(sites.decoder_layers):
             conditional = _make_conditional(layer, sites)
             conditional.coda_adapters[adapter_name] = _layer_adapter(
-                layer, sites, config, index, is_routed=False
+                layer, sites.decoder, sites, config, index, is_routed=False
             )
     _start_alike(sites, adapter_name)
     if config.train_norms:
@@ -63,7 +68,10 @@ def _make_conditional(layer: nn.Module, sites: Sites) -> ConditionalLayer:
     if isinstance(layer, ConditionalLayer):
         return layer
     plan = sites.spec.plan(layer, sites.config)
-    conditional = become(layer, ConditionalLayer)
+    conditional = become(layer, sites.spec.layer_mixin)
+    for path, mixin in sites.spec.submodule_mixins.items():
+        if isinstance(submodule := layer.get_submodule(path), nn.Module):
+            become(submodule, mixin)
     conditional.coda_plan = plan
     conditional.coda_adapters = nn.ModuleDict()
     conditional.coda_active = None
@@ -72,13 +80,15 @@ def _make_conditional(layer: nn.Module, sites: Sites) -> ConditionalLayer:
 
 def _layer_adapter(
     layer: nn.Module,
+    stack: nn.Module,
     sites: Sites,
     config: ConditionalAdapterConfig,
     index: int,
     *,
     is_routed: bool,
 ) -> LayerAdapter:
-    hidden_size = sites.config.hidden_size
+    # Encoder and decoder may differ in width.
+    hidden_size = getattr(stack, "config", sites.config).hidden_size
     reference = next(p for p in layer.parameters() if p.is_floating_point())
     # Half precision is too coarse for the optimiser's small steps.
     dtype = torch.promote_types(reference.dtype, torch.float32)
@@ -100,7 +110,8 @@ def _layer_adapter(
             seed=index,
             device=reference.device,
         )
-    return LayerAdapter(adapter, router, config.default_reduction_factor).train(layer.training)
+    parts = LayerAdapter(adapter, router, config.default_reduction_factor, config.attention_mode)
+    return parts.train(layer.training)
 
 
 def _norms(modules: list[nn.Module]) -> Iterator[nn.Module]:

@@ -5,12 +5,19 @@ reduced to the outermost transformers model, whose parameter paths name what is 
 """
 
 from dataclasses import dataclass
+from inspect import signature
+from typing import cast
 
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-from .architectures import ArchitectureSpec, architecture_of, supported_architectures
+from .architectures import (
+    ArchitectureSpec,
+    architecture_of,
+    composite_path,
+    supported_architectures,
+)
 from .errors import ConfigError, UnsupportedArchitectureError
 
 # Families of task models whose head is new for each task and therefore trained by default.
@@ -31,15 +38,22 @@ class Sites:
 
     spec: ArchitectureSpec
     model: PreTrainedModel  # the outermost transformers model
-    encoder: nn.Module  # gets the users' attention mask
+    inner: PreTrainedModel  # the model in it that the record describes; mostly the same
+    mask_sources: tuple[nn.Module, ...]  # get the users' attention mask, the encoder last
+    encoder: nn.Module  # hands its keyword arguments on to the layers
     encoder_layers: nn.ModuleList
     decoder: nn.Module | None  # what holds the decoder's layers
     decoder_layers: nn.ModuleList | None
 
     @property
     def config(self) -> PretrainedConfig:
-        """The configuration of the transformers model."""
-        return self.model.config
+        """The configuration of the model that the record describes."""
+        return self.inner.config
+
+    @property
+    def runner(self) -> nn.Module:
+        """What to run for the encoder without a decoder: with its head, if it has one."""
+        return self.encoder if self.config.is_encoder_decoder else self.inner
 
 
 def transformers_model(model: nn.Module) -> PreTrainedModel:
@@ -76,22 +90,24 @@ def find_sites(model: nn.Module) -> Sites:
         UnsupportedArchitectureError: If the type is unknown, is a causal decoder, or the layers are
             not where the record says.
     """
-    outer = transformers_model(model)
-    spec = architecture_of(outer.config.model_type)
-    if getattr(outer.config, "is_decoder", False) and not outer.config.is_encoder_decoder:
+    outer = inner = transformers_model(model)
+    while (path := composite_path(inner.config.model_type)) is not None:
+        inner = cast("PreTrainedModel", inner.get_submodule(path))
+    spec = architecture_of(inner.config.model_type)
+    if getattr(inner.config, "is_decoder", False) and not inner.config.is_encoder_decoder:
         raise UnsupportedArchitectureError(
-            f"this {outer.config.model_type} model is configured as a causal decoder "
+            f"this {inner.config.model_type} model is configured as a causal decoder "
             "(config.is_decoder=True). Choosing the top k tokens reads the whole sequence, so a "
             "causal layer would see the future. Use it as an encoder (is_decoder=False)."
         )
-    base = outer.base_model
+    base = inner.base_model
     decoder_layers = None if spec.decoder_layers is None else _find(base, spec.decoder_layers)
     layers = _find(base, spec.layers)
     encoder = _find(base, spec.encoder)
     if not isinstance(layers, nn.ModuleList) or encoder is None:
         raise UnsupportedArchitectureError(
             f"{type(base).__name__} has no list of layers at {spec.layers!r}, where the record for "
-            f"{outer.config.model_type!r} expects it. The tested transformers versions are 5.23 "
+            f"{inner.config.model_type!r} expects it. The tested transformers versions are 5.23 "
             "and later; if yours is newer, please report it."
         )
     decoder = None
@@ -99,7 +115,10 @@ def find_sites(model: nn.Module) -> Sites:
         decoder = _find(base, spec.decoder_layers.rpartition(".")[0])
     else:
         decoder_layers = None
-    return Sites(spec, outer, encoder, layers, decoder, decoder_layers)
+    source = None if spec.mask_source is None else _find(base, spec.mask_source)
+    has_mask = source is not None and spec.mask_argument in signature(source.forward).parameters
+    sources = (source, encoder) if source is not None and has_mask else (encoder,)
+    return Sites(spec, outer, inner, sources, encoder, layers, decoder, decoder_layers)
 
 
 def head_names(sites: Sites, requested: tuple[str, ...] | None) -> tuple[str, ...]:

@@ -18,8 +18,9 @@ from ._build import build_adapter
 from ._sites import Sites, find_sites, head_names, transformers_model
 from .config import ConditionalAdapterConfig, check_reduction_factor
 from .errors import AttachmentError, ConfigError
-from .modules import ConditionalLayer, SwitchableModule
+from .modules import ConditionalLayer, DynamicSubclass, RoutedAttention, SwitchableModule
 from .modules._subclass import restore
+from .modules.attention import IMPLEMENTATIONS
 from .modules.sequence import ContextHook
 from .modules.switchable import remove_copies
 
@@ -31,8 +32,8 @@ _ATTRIBUTE = "coda_attachment"
 class Attachment:
     """The state of a conditional model that is not in its layers."""
 
-    hook: ContextHook
-    handle: RemovableHandle
+    hooks: tuple[ContextHook, ...]
+    handles: tuple[RemovableHandle, ...]
     configs: dict[str, ConditionalAdapterConfig] = field(default_factory=dict)
     heads: dict[str, tuple[str, ...]] = field(default_factory=dict)  # paths of copied task heads
     trainable: tuple[str, ...] = ()  # parameters that were trainable before
@@ -77,9 +78,15 @@ def attach(
     config = config or ConditionalAdapterConfig()
     sites = find_sites(model)
     heads = _check(sites, config, adapter_name)
-    hook = ContextHook(sites.encoder)
-    handle = sites.encoder.register_forward_pre_hook(hook, with_kwargs=True)
-    attachment = Attachment(hook, handle, trainable=_trainable_names(sites.model))
+    spec = sites.spec
+    hooks = tuple(
+        ContextHook(source, spec.mask_argument, spec.token_mask) for source in sites.mask_sources
+    )
+    handles = tuple(
+        source.register_forward_pre_hook(hook, with_kwargs=True)
+        for source, hook in zip(sites.mask_sources, hooks, strict=True)
+    )
+    attachment = Attachment(hooks, handles, trainable=_trainable_names(sites.model))
     if not _has_peft_layers(model):
         sites.model.requires_grad_(False)
     setattr(sites.model, _ATTRIBUTE, attachment)
@@ -151,13 +158,19 @@ def detach(model: ModelT) -> ModelT:
     """
     attachment = get_attachment(model)
     outer = transformers_model(model)
-    attachment.handle.remove()
+    for handle in attachment.handles:
+        handle.remove()
     for module in list(outer.modules()):
         if isinstance(module, ConditionalLayer):
             del module.coda_adapters, module.coda_active, module.coda_plan
             restore(module)
         elif isinstance(module, SwitchableModule):
             remove_copies(module)
+        elif isinstance(module, RoutedAttention):
+            del module.coda_config
+            restore(module)
+        elif isinstance(module, DynamicSubclass):
+            restore(module)
     delattr(outer, _ATTRIBUTE)
     for name, parameter in outer.named_parameters():
         parameter.requires_grad_(name in attachment.trainable)
@@ -180,9 +193,10 @@ def set_adapter(model: nn.Module, adapter_name: str | None) -> None:
             f"the model has no adapter {adapter_name!r}. It has {list(attachment.configs)}."
         )
     attachment.active = adapter_name
-    attachment.hook.is_active = adapter_name is not None
     config = None if adapter_name is None else attachment.configs[adapter_name]
-    attachment.hook.elastic_factors = () if config is None else config.elastic_factors
+    for hook in attachment.hooks:
+        hook.is_active = adapter_name is not None
+        hook.elastic_factors = () if config is None else config.elastic_factors
     for module in transformers_model(model).modules():
         if isinstance(module, ConditionalLayer | SwitchableModule):
             module.coda_active = adapter_name
@@ -281,9 +295,18 @@ def _check(sites: Sites, config: ConditionalAdapterConfig, adapter_name: str) ->
             f"adapter_name must consist of letters, digits, '_' and '-', got {adapter_name!r}."
         )
     if config.attention_mode == "k_to_all":
-        raise ConfigError(
-            "attention_mode 'k_to_all' is not available yet. Use 'k_to_k', the cheaper of the two."
-        )
+        if sites.spec.attention is None:
+            raise ConfigError(
+                f"attention_mode 'k_to_all' is not available for {sites.config.model_type!r}: its "
+                "attention does not go through transformers' attention functions. Use 'k_to_k'."
+            )
+        implementation = sites.config._attn_implementation
+        if implementation not in IMPLEMENTATIONS:
+            raise ConfigError(
+                f"attention_mode 'k_to_all' works with {' and '.join(IMPLEMENTATIONS)} attention, "
+                f"and this model uses {implementation!r}. Call "
+                "model.set_attn_implementation('sdpa') first."
+            )
     num_layers = len(sites.encoder_layers)
     for index in config.dense_layers:
         if not -num_layers <= index < num_layers:

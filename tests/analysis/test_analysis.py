@@ -6,7 +6,7 @@ import torch
 import conditional_adapters as ca
 from conditional_adapters.analysis.timing import Timing, time_interleaved
 from conditional_adapters.attach import adapter_parameters
-from tests.tiny_models import HIDDEN, LAYERS, TINY_MODELS, padded
+from tests.tiny_models import HIDDEN, LAYERS, TINY_MODELS, pad_text
 
 DIM, SEQ, BATCH, INNER, CLASSES = 5, 24, 2, 48, 3
 
@@ -98,7 +98,7 @@ def test_recording_stops_with_its_context() -> None:
 
 def test_layer_counts_count_the_layers_that_processed_each_token() -> None:
     model = attached("bert", reduction_factor=3, dense_layers=(1,))
-    inputs = padded(TINY_MODELS["bert"].inputs(), "right")
+    inputs = pad_text(TINY_MODELS["bert"].inputs(), "right")
     with torch.no_grad(), ca.record_routing(model) as routing:
         model(**inputs)
     expected = torch.zeros(2, 11, dtype=torch.int64)

@@ -3,6 +3,8 @@
 import copy
 import math
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -12,22 +14,32 @@ from transformers import PreTrainedModel
 import conditional_adapters as ca
 from conditional_adapters.attach import adapter_parameters, conditional_layers
 from conditional_adapters.modules import ConditionalLayer
-from tests.tiny_models import TINY_MODELS, TinyModel, padded
+from tests.tiny_models import TINY_MODELS, TinyModel
 
 REDUCTION = 3
 ARCHITECTURES = list(TINY_MODELS)
-PADDINGS = ["none", "right", "left"]
 CASES = [
-    pytest.param(name, attention, padding, id=f"{name}-{attention}-{padding}")
+    pytest.param(name, attention, padding, mode, id=f"{name}-{attention}-{padding}-{mode}")
     for name, tiny in TINY_MODELS.items()
-    for attention in ("eager", "sdpa")
-    for padding in (PADDINGS if tiny.has_padding else ["none"])
+    for attention in tiny.attentions
+    for padding in tiny.paddings
+    for mode in tiny.modes
 ]
+MODES = [
+    pytest.param(name, mode, id=f"{name}-{mode}")
+    for name, tiny in TINY_MODELS.items()
+    for mode in tiny.modes
+]
+PADDED = [name for name, tiny in TINY_MODELS.items() if "right" in tiny.paddings]
 
 
-def make_inputs(tiny: TinyModel, padding: str) -> dict[str, Tensor]:
-    inputs = tiny.inputs()
-    return inputs if padding == "none" else padded(inputs, padding)
+@pytest.fixture(autouse=True)
+def skip_what_the_dense_family_cannot_do(request: pytest.FixtureRequest) -> None:
+    callspec = getattr(request.node, "callspec", None)
+    name = callspec.params.get("name") if callspec else None
+    check = request.node.originalname
+    if name in TINY_MODELS and check in TINY_MODELS[name].skips:
+        pytest.skip(TINY_MODELS[name].skips[check])
 
 
 def make_conditional(
@@ -47,45 +59,57 @@ def make_conditional(
     return model
 
 
+def make_tiny(name: str, mode: str = "k_to_k") -> tuple[PreTrainedModel, dict[str, Tensor]]:
+    tiny = TINY_MODELS[name]
+    model = make_conditional(tiny.build(tiny.attention), attention_mode=mode)
+    return model, tiny.inputs()
+
+
 def logits_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
-    return model(**inputs).logits
+    """Return what a task model answers, or the embedding or states of one without a task."""
+    output = model(**inputs)
+    names = ("logits", "text_embeds", "image_embeds", "last_hidden_state")
+    return next(output[name] for name in names if output.get(name) is not None)
 
 
 def states_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
     """Return what the encoder's layers make of the batch, `[layers + 1, batch, seq, hidden]`."""
-    output = model(**inputs, output_hidden_states=True)
-    return torch.stack(output.get("encoder_hidden_states") or output.hidden_states)
+    return torch.stack(all_states(model(**inputs, output_hidden_states=True)))
 
 
-def valid_tokens(model: PreTrainedModel, inputs: dict[str, Tensor], seq: int) -> Tensor:
-    mask = inputs.get("attention_mask")
-    return torch.ones(2, seq, dtype=torch.bool) if mask is None else mask.bool()
+def all_states(output: object) -> tuple[Tensor, ...]:
+    return output.get("encoder_hidden_states") or output.hidden_states
 
 
-@pytest.mark.parametrize("name, attention, padding", CASES)
+@pytest.mark.parametrize("name, attention, padding, mode", CASES)
 @pytest.mark.parametrize("reduction_factor", [1, 1.0001])
 def test_a_fresh_adapter_that_keeps_all_tokens_equals_the_dense_model(
-    name: str, attention: str, padding: str, reduction_factor: float
+    name: str, attention: str, padding: str, mode: str, reduction_factor: float
 ) -> None:
     tiny = TINY_MODELS[name]
-    model, inputs = tiny.build(attention), make_inputs(tiny, padding)
-    config = ca.ConditionalAdapterConfig(reduction_factor=reduction_factor, adapter_dim=5)
+    model, inputs = tiny.build(attention), tiny.make_inputs(padding)
+    config = ca.ConditionalAdapterConfig(
+        reduction_factor=reduction_factor, adapter_dim=5, attention_mode=mode
+    )
     with torch.no_grad():
         dense_logits, dense = logits_of(model, inputs), states_of(model, inputs)
         ca.attach(model, config)
         logits, states = logits_of(model, inputs), states_of(model, inputs)
-    valid = valid_tokens(model, inputs, states.shape[2])
+    valid = tiny.valid(model, inputs, states.shape[2])
     torch.testing.assert_close(states[:, valid], dense[:, valid], atol=1e-5, rtol=1e-5)
     if padding != "left":  # heads that read position 0 read padding there, in the dense model too
         torch.testing.assert_close(logits, dense_logits, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name, attention, padding", CASES)
+@pytest.mark.parametrize("name, attention, padding, mode", CASES)
 def test_a_layer_equals_the_dense_layer_with_unselected_keys_masked(
-    name: str, attention: str, padding: str
+    name: str, attention: str, padding: str, mode: str
 ) -> None:
     tiny = TINY_MODELS[name]
-    model, inputs = make_conditional(tiny.build(attention)), make_inputs(tiny, padding)
+    model, inputs = (
+        make_conditional(tiny.build(attention), attention_mode=mode),
+        tiny.make_inputs(padding),
+    )
     calls = []
     hooks = [
         layer.register_forward_hook(
@@ -102,18 +126,20 @@ def test_a_layer_equals_the_dense_layer_with_unselected_keys_masked(
     for (layer, args, kwargs, output), decision in zip(calls, routing.layers, strict=True):
         actual = output[0] if isinstance(output, tuple) else output
         with torch.no_grad():
-            expected = oracle(layer, args, kwargs, decision)
-        valid = valid_tokens(model, inputs, actual.shape[1])
+            valid = tiny.valid(model, inputs, actual.shape[1])
+            expected = oracle(tiny, layer, args, kwargs, decision, valid)
         torch.testing.assert_close(actual[valid], expected[valid], atol=2e-5, rtol=1e-4)
 
 
 def oracle(
+    tiny: TinyModel,
     layer: ConditionalLayer,
     args: tuple[object, ...],
     kwargs: dict[str, object],
     decision: ca.RoutingDecision,
+    valid: Tensor,
 ) -> Tensor:
-    """Equation 7 without gathering: the dense layer on all tokens, unselected keys masked."""
+    """Equation 7 without gathering: the dense layer on all tokens, with keys masked."""
     states = args[0]
     assert isinstance(states, Tensor)
     batch, seq, _ = states.shape
@@ -125,85 +151,142 @@ def oracle(
                 position = decision.selected_indices[row, slot]
                 is_selected[row, position] = True
                 weights[row, position] = decision.selected_weights[row, slot]
-    minimum = torch.finfo(states.dtype).min
-    mask = torch.zeros(batch, 1, seq, seq).masked_fill(~is_selected[:, None, None, :], minimum)
+    parts = layer.coda_adapters["default"]
+    is_key = valid if parts.attention_mode == "k_to_all" else is_selected
     arguments = dict(zip(layer.coda_plan.argument_names, args[1:], strict=False)) | kwargs
     arguments.pop("coda_context", None)
-    arguments["attention_mask"] = mask
-    output = type(layer).coda_original_class.forward(layer, states, **arguments)
+    mask = arguments.get("attention_mask")
+    if mask is None and tiny.is_causal:
+        mask = torch.ones(seq, seq, dtype=torch.bool).tril().expand(batch, 1, -1, -1)
+    arguments["attention_mask"] = hide_keys(mask, is_key, states.dtype)
+    with unselected_rows_unchanged(layer, states, is_selected):
+        output = type(layer).coda_original_class.forward(layer, states, **arguments)
     heavy = output[0] if isinstance(output, tuple) else output
     norm = layer.coda_plan.input_norm
     normalised = states if norm is None else layer.get_submodule(norm)(states)
-    with_light = layer.coda_adapters["default"].adapter(normalised, states)
+    with_light = parts.adapter(normalised, states)
     return with_light + weights.unsqueeze(-1) * (heavy - states)
 
 
-@pytest.mark.parametrize("name, attention, padding", CASES)
+def hide_keys(mask: Tensor | None, is_key: Tensor, dtype: torch.dtype) -> Tensor:
+    """Hide keys in a mask of any form that transformers uses, beyond those hidden already."""
+    if mask is not None and mask.dim() == 2:
+        return mask & is_key
+    pairs = is_key[:, None, None, :]
+    if mask is None:
+        mask = torch.zeros(len(is_key), 1, is_key.shape[1], is_key.shape[1], dtype=dtype)
+    if mask.dtype == torch.bool:
+        return mask & pairs
+    if not mask.is_floating_point():
+        return mask * pairs
+    return mask.masked_fill(~pairs, torch.finfo(mask.dtype).min)
+
+
+@contextmanager
+def unselected_rows_unchanged(
+    layer: ConditionalLayer, states: Tensor, is_selected: Tensor
+) -> Iterator[None]:
+    """Show a convolution inside the layer the layer's input where tokens are not processed."""
+    convolution = getattr(layer, "conv_module", None)
+    if convolution is None:
+        yield
+        return
+    handle = convolution.register_forward_pre_hook(
+        lambda module, args: (torch.where(is_selected.unsqueeze(-1), args[0], states), *args[1:])
+    )
+    yield
+    handle.remove()
+
+
+@pytest.mark.parametrize("name, attention, padding, mode", CASES)
 def test_selection_keeps_prefix_skips_padding_and_meets_each_rows_budget(
-    name: str, attention: str, padding: str
+    name: str, attention: str, padding: str, mode: str
 ) -> None:
     tiny = TINY_MODELS[name]
-    model, inputs = make_conditional(tiny.build(attention)), make_inputs(tiny, padding)
+    model, inputs = (
+        make_conditional(tiny.build(attention), attention_mode=mode),
+        tiny.make_inputs(padding),
+    )
     with torch.no_grad(), ca.record_routing(model) as routing:
         logits_of(model, inputs)
     for decision in routing.layers:
-        valid = valid_tokens(model, inputs, decision.router_logits.shape[1])
+        valid = tiny.valid(model, inputs, decision.router_logits.shape[1])
         for row in range(2):
             positions = valid[row].nonzero().flatten()
             chosen = decision.selected_indices[row][decision.is_selected[row]]
-            budget = max(math.ceil(len(positions) / REDUCTION), tiny.num_prefix_tokens)
+            fixed = tiny.num_prefix_tokens + tiny.num_suffix_tokens
+            budget = max(math.ceil(len(positions) / REDUCTION), fixed)
             assert len(chosen) == budget
             assert (chosen.diff() > 0).all()
             assert valid[row, chosen].all()
-            prefix = positions[: tiny.num_prefix_tokens]
-            assert set(prefix.tolist()) <= set(chosen.tolist())
-            others = [p for p in positions.tolist() if p not in prefix.tolist()]
+            last = len(positions) - tiny.num_suffix_tokens
+            always = positions[: tiny.num_prefix_tokens].tolist() + positions[last:].tolist()
+            assert set(always) <= set(chosen.tolist())
+            others = [p for p in positions.tolist() if p not in always]
             best = sorted(others, key=lambda p: -decision.router_logits[row, p].item())
-            expected = sorted(prefix.tolist() + best[: budget - len(prefix)])
+            expected = sorted(always + best[: budget - len(always)])
             assert chosen.tolist() == expected
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("name", [n for n, tiny in TINY_MODELS.items() if tiny.has_padding])
+@pytest.mark.parametrize(
+    "name, attention, side, mode",
+    [case.values for case in CASES if case.values[2] != "none"],
+)
 def test_a_sequence_gets_the_same_answer_alone_and_in_a_padded_batch(
-    name: str, attention: str, side: str
+    name: str, attention: str, side: str, mode: str
 ) -> None:
     tiny = TINY_MODELS[name]
-    model, inputs = make_conditional(tiny.build(attention)), padded(tiny.inputs(), side)
+    model = make_conditional(tiny.build(attention), attention_mode=mode)
+    inputs = tiny.make_inputs(side)
     keep = inputs["attention_mask"][1].bool()
     alone = {k: v[1:2] for k, v in inputs.items() if k != "attention_mask"}
-    alone["input_ids"] = alone["input_ids"][:, keep]
-    if side == "left" and name != "t5":  # learned positions count from the left end
-        start = 2 if name == "roberta" else 0
+    alone[model.main_input_name] = alone[model.main_input_name][:, keep]
+    if side == "left" and tiny.first_position is not None:
+        start = tiny.first_position
         alone["position_ids"] = (keep.nonzero().flatten() + start)[None]
         inputs["position_ids"] = (torch.arange(len(keep)) + start).expand(2, -1)
     with torch.no_grad():
         expected = states_of(model, alone)[:, 0]
-        actual = states_of(model, inputs)[:, 1][:, keep]
+        states = states_of(model, inputs)
+    actual = states[:, 1][:, tiny.valid(model, inputs, states.shape[2])[1]]
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_frozen_layer_sees_only_the_chosen_tokens(name: str) -> None:
-    model, inputs = make_conditional(TINY_MODELS[name].build("sdpa")), TINY_MODELS[name].inputs()
-    widths: set[int] = set()
+@pytest.mark.parametrize("name, mode", MODES)
+def test_the_frozen_layer_computes_on_the_chosen_tokens_alone(name: str, mode: str) -> None:
+    tiny = TINY_MODELS[name]
+    model = make_conditional(tiny.build(tiny.attention), attention_mode=mode)
+    widths: dict[int, set[str]] = {}
     for layer in conditional_layers(model):
         for path, module in layer.named_modules():
             if isinstance(module, nn.Linear) and "coda_" not in path:
                 module.register_forward_pre_hook(
-                    lambda module, args: widths.add(args[0].shape[-2]) or None
+                    lambda module, args, path=path: (
+                        widths.setdefault(args[0].shape[-2], set()).add(path) and None
+                    )
                 )
     with torch.no_grad(), ca.record_routing(model) as routing:
-        logits_of(model, inputs)
+        logits_of(model, tiny.inputs())
     first = routing.layers[0]
-    assert widths == {first.selected_indices.shape[1]}
-    assert first.selected_indices.shape[1] == math.ceil(first.router_logits.shape[1] / REDUCTION)
+    seq, top_k = first.router_logits.shape[1], first.selected_indices.shape[1]
+    fixed = tiny.num_prefix_tokens + tiny.num_suffix_tokens
+    assert top_k == max(math.ceil(seq / REDUCTION), fixed)
+    # Nothing but what k-to-all is for, keys and values, is computed for all tokens.
+    assert all(is_key_or_value(path) for path in widths.get(seq, set())) or mode == "k_to_k"
+    assert widths.keys() <= {top_k, *tiny.extra_rows} | ({seq} if mode == "k_to_all" else set())
+    assert len(widths[top_k]) >= 5 - (mode == "k_to_all")
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_only_the_adapters_parameters_get_gradients_and_all_of_them_do(name: str) -> None:
-    model, inputs = make_conditional(TINY_MODELS[name].build("sdpa")), TINY_MODELS[name].inputs()
+def is_key_or_value(path: str) -> bool:
+    name = path.rpartition(".")[2]
+    return name in ("key", "value", "k", "v", "k_proj", "v_proj", "k_lin", "v_lin", "Wqkv")
+
+
+@pytest.mark.parametrize("name, mode", MODES)
+def test_only_the_adapters_parameters_get_gradients_and_all_of_them_do(
+    name: str, mode: str
+) -> None:
+    model, inputs = make_tiny(name, mode)
     # Not only the logits: where a head reads CLS, the last layer's other tokens do not matter.
     (states_of(model, inputs)[-1].square().sum() + logits_of(model, inputs).sum()).backward()
     own = dict(adapter_parameters(model, "default"))
@@ -216,11 +299,15 @@ def test_only_the_adapters_parameters_get_gradients_and_all_of_them_do(name: str
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_gradient_checkpointing_gives_the_same_gradients(name: str, use_reentrant: bool) -> None:
+@pytest.mark.parametrize("name, mode", MODES)
+def test_gradient_checkpointing_gives_the_same_gradients(
+    name: str, mode: str, use_reentrant: bool
+) -> None:
     tiny = TINY_MODELS[name]
-    model = make_conditional(tiny.build("sdpa"), reduction_factor=(2, 3, 4)).train()
-    inputs = make_inputs(tiny, "right" if tiny.has_padding else "none")
+    model = make_conditional(
+        tiny.build(tiny.attention), reduction_factor=(2, 3, 4), attention_mode=mode
+    ).train()
+    inputs = tiny.make_inputs("right" if "right" in tiny.paddings else "none")
     gradients = []
     for is_checkpointed in (False, True):
         model.zero_grad()
@@ -243,7 +330,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(name: str, use_reentran
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_output_hidden_states_hold_every_token_of_every_layer(name: str) -> None:
-    model, inputs = make_conditional(TINY_MODELS[name].build("sdpa")), TINY_MODELS[name].inputs()
+    model, inputs = make_tiny(name)
     layer_outputs: list[Tensor] = []
     for layer in conditional_layers(model):
         layer.register_forward_hook(
@@ -253,23 +340,23 @@ def test_output_hidden_states_hold_every_token_of_every_layer(name: str) -> None
         )
     with torch.no_grad():
         output = model(**inputs, output_hidden_states=True)
-    states = output.get("encoder_hidden_states") or output.hidden_states
+    states = all_states(output)
     assert len(states) == len(layer_outputs) + 1
     for recorded, true in zip(states[1:-1], layer_outputs[:-1], strict=True):
         assert torch.equal(recorded, true)
     assert states[-1].shape == layer_outputs[-1].shape
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_detach_restores_the_dense_model_bit_for_bit(name: str) -> None:
+@pytest.mark.parametrize("name, mode", MODES)
+def test_detach_restores_the_dense_model_bit_for_bit(name: str, mode: str) -> None:
     tiny = TINY_MODELS[name]
-    model, inputs = tiny.build("sdpa"), tiny.inputs()
+    model, inputs = tiny.build(tiny.attention), tiny.inputs()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     classes = [type(m) for m in model.modules()]
     trainable = [p.requires_grad for p in model.parameters()]
     with torch.no_grad():
         dense = logits_of(model, inputs)
-        make_conditional(model)
+        make_conditional(model, attention_mode=mode)
         assert set(before) <= set(model.state_dict())
         assert not torch.equal(logits_of(model, inputs), dense)
         ca.detach(model)
@@ -283,23 +370,23 @@ def test_detach_restores_the_dense_model_bit_for_bit(name: str) -> None:
     assert not any(m._forward_pre_hooks for m in model.modules())
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_saving_and_loading_is_bit_exact(name: str, tmp_path) -> None:
+@pytest.mark.parametrize("name, mode", MODES)
+def test_saving_and_loading_is_bit_exact(name: str, mode: str, tmp_path) -> None:
     tiny = TINY_MODELS[name]
-    model, inputs = tiny.build("sdpa"), tiny.inputs()
+    model, inputs = tiny.build(tiny.attention), tiny.inputs()
     base = {k: v.clone() for k, v in model.state_dict().items()}
-    make_conditional(model)
+    make_conditional(model, attention_mode=mode)
     ca.save_adapter(model, tmp_path / "adapter")
-    fresh = tiny.build("sdpa")
+    fresh = tiny.build(tiny.attention)
     fresh.load_state_dict(base)
     ca.load_adapter(fresh, tmp_path / "adapter")
     with torch.no_grad():
         assert torch.equal(logits_of(fresh, inputs), logits_of(model, inputs))
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_copies_and_pickles_are_whole_and_independent(name: str) -> None:
-    model, inputs = make_conditional(TINY_MODELS[name].build("sdpa")), TINY_MODELS[name].inputs()
+@pytest.mark.parametrize("name, mode", MODES)
+def test_copies_and_pickles_are_whole_and_independent(name: str, mode: str) -> None:
+    model, inputs = make_tiny(name, mode)
     with torch.no_grad():
         expected = logits_of(model, inputs)
         for clone in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -312,8 +399,8 @@ def test_copies_and_pickles_are_whole_and_independent(name: str) -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_half_precision_stays_close_to_float32(name: str, dtype: torch.dtype) -> None:
     tiny = TINY_MODELS[name]
-    model = make_conditional(tiny.build("sdpa"))
-    inputs = make_inputs(tiny, "right" if tiny.has_padding else "none")
+    model = make_conditional(tiny.build(tiny.attention))
+    inputs = tiny.make_inputs("right" if "right" in tiny.paddings else "none")
     with torch.no_grad():
         # Selection is discrete: in half precision other tokens may win. Compare where they do not,
         # by routing all tokens.
@@ -326,44 +413,61 @@ def test_half_precision_stays_close_to_float32(name: str, dtype: torch.dtype) ->
     assert (actual.float() - reference).abs().max() / scale < 0.1
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("name", [n for n, tiny in TINY_MODELS.items() if tiny.has_padding])
-def test_rows_of_padding_and_single_tokens_stay_finite(name: str, attention: str) -> None:
+@pytest.mark.parametrize(
+    "name, attention, mode",
+    [(n, a, m) for n in PADDED for a in TINY_MODELS[n].attentions for m in TINY_MODELS[n].modes],
+)
+def test_rows_of_padding_and_single_tokens_stay_finite(
+    name: str, attention: str, mode: str
+) -> None:
     tiny = TINY_MODELS[name]
-    model, inputs = make_conditional(tiny.build(attention)), padded(tiny.inputs(), "right")
+    model = make_conditional(tiny.build(attention), attention_mode=mode)
+    inputs = tiny.make_inputs("right")
     inputs["attention_mask"][1] = 0
     assert logits_of(model, inputs).isfinite().all()
     inputs["attention_mask"][1, 0] = 1
     assert logits_of(model, inputs).isfinite().all()
-    single = inputs | {"input_ids": inputs["input_ids"][:1, :1]}
+    main = model.main_input_name
+    single = inputs | {main: inputs[main][:, :1]}
     single = {k: v[:1] for k, v in single.items() if k != "attention_mask"}
     logits_of(model, single).sum().backward()
     for path, parameter in adapter_parameters(model, "default"):
         assert parameter.grad is None or parameter.grad.isfinite().all(), path
 
 
+def is_compiled(name: str, attention: str, padding: str, mode: str) -> bool:
+    """Compile the fastest attention only, k-to-k with and without padding, k-to-all with."""
+    tiny = TINY_MODELS[name]
+    heaviest = "right" if "right" in tiny.paddings else "none"
+    is_worth_it = padding == heaviest if mode == "k_to_all" else padding in ("none", "right")
+    return attention == tiny.attention and is_worth_it
+
+
 @pytest.mark.compile
 @pytest.mark.parametrize(
-    "name, padding",
-    [(n, p) for n, t in TINY_MODELS.items() for p in ("none", "right")[: 1 + t.has_padding]],
+    "name, padding, mode",
+    [case.values[:1] + case.values[2:] for case in CASES if is_compiled(*case.values)],
 )
-def test_compiling_the_whole_graph_gives_the_same_numbers(name: str, padding: str) -> None:
+def test_compiling_the_whole_graph_gives_the_same_numbers(
+    name: str, padding: str, mode: str
+) -> None:
     tiny = TINY_MODELS[name]
     torch._dynamo.reset()
-    model, inputs = make_conditional(tiny.build("sdpa")), make_inputs(tiny, padding)
+    model = make_conditional(tiny.build(tiny.attention), attention_mode=mode)
+    inputs = tiny.make_inputs(padding)
     # The backend that traces and decomposes but generates no code: graph breaks and wrong shapes
     # show as they do with inductor, at a tenth of the time.
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
         expected = logits_of(model, inputs)
-        torch.testing.assert_close(compiled(**inputs).logits, expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(logits_of(compiled, inputs), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.compile
 def test_inductor_compiles_a_conditional_model_and_its_gradients() -> None:
     torch._dynamo.reset()
     tiny = TINY_MODELS["bert"]
-    model, inputs = make_conditional(tiny.build("sdpa")), padded(tiny.inputs(), "right")
+    model, inputs = make_conditional(tiny.build("sdpa")), tiny.make_inputs("right")
     gradients = []
     for run in (model, torch.compile(model, fullgraph=True)):
         model.zero_grad()

@@ -77,7 +77,7 @@ def estimate_flops(
     """
     sites, name = find_sites(model), active_adapter(model)
     inputs = dummy_inputs(sites, batch_size=batch_size, sequence_length=sequence_length)
-    runner = sites.encoder if sites.config.is_encoder_decoder else sites.model
+    runner = sites.runner
     total = _count(runner, inputs)
     set_adapter(model, None)
     try:
@@ -106,7 +106,7 @@ def dummy_inputs(
     config: Any = sites.config
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
-    runner: Any = sites.encoder if config.is_encoder_decoder else sites.model
+    runner: Any = sites.runner
     name: str = runner.main_input_name
     if name == "input_ids":
         if sequence_length is None or sequence_length < 1:

@@ -4,6 +4,7 @@ from ..errors import ConfigError, UnsupportedArchitectureError
 from ._spec import ArchitectureSpec
 
 _SPECS: dict[str, ArchitectureSpec] = {}
+_COMPOSITES: dict[str, str] = {}
 
 
 def register_architecture(spec: ArchitectureSpec) -> ArchitectureSpec:
@@ -28,9 +29,24 @@ def register_architecture(spec: ArchitectureSpec) -> ArchitectureSpec:
     return spec
 
 
+def register_composite(model_type: str, path: str) -> None:
+    """Make a model known that holds the encoder as a model of its own, with its own type.
+
+    Args:
+        model_type: The `config.model_type` of the whole.
+        path: Where the encoder is, relative to the whole. Its own record applies.
+    """
+    _COMPOSITES[model_type] = path
+
+
+def composite_path(model_type: str) -> str | None:
+    """Return where a composite model holds its encoder; None if it is not composite."""
+    return _COMPOSITES.get(model_type)
+
+
 def supported_architectures() -> tuple[str, ...]:
     """Return every `config.model_type` that `attach` knows, sorted."""
-    return tuple(sorted(_SPECS))
+    return tuple(sorted(_SPECS | _COMPOSITES))
 
 
 def architecture_of(model_type: str) -> ArchitectureSpec:

@@ -9,7 +9,13 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from ..errors import ConfigError
-from ..modules import LayerPlan, TokenAxis
+from ..modules import (
+    ConditionalLayer,
+    DynamicSubclass,
+    LayerPlan,
+    RoutedAttention,
+    TokenAxis,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +29,25 @@ class ArchitectureSpec:
         layers: Path of the encoder's list of layers.
         encoder: Path of the module that gets the users' attention mask and hands its keyword
             arguments on to the layers; "" is the base model itself.
+        mask_argument: Name of the mask among the arguments of `encoder`. If it has none of this
+            name, sequences are taken as full.
+        mask_source: Path of another module that gets the mask, and hands its keyword arguments on
+            to `encoder`, but not the mask.
+        token_mask: `token_mask(module, mask)` turns a mask in other units (samples, frames of a
+            spectrogram) into one over tokens; None from it means that nothing is known.
         decoder_layers: Path of the decoder's list of layers; None if the family has no decoder.
         input_norm: The norm at the entry of a layer, relative to the layer, that also feeds router
-            and adapter; None for post-norm layers, whose input is normalised already.
+            and adapter; None for post-norm layers, whose input is normalised already. A function
+            of the configuration where that decides.
         gathered: Arguments of a layer that have a token axis, and where.
         num_prefix_tokens: Tokens at the start of every sequence that are always routed.
+        num_suffix_tokens: Tokens at the end of every sequence that are always routed.
         prefix_fields: Names of config fields that hold numbers of further prefix tokens.
+        attention: Path of the attention module, relative to the layer, if it calls an attention
+            function of transformers; None if it does not, and then k-to-all is not available.
+        attention_mixin: Makes the attention module look beyond the chosen tokens.
+        layer_mixin: Makes the layer conditional.
+        submodule_mixins: More submodules of a layer to subclass, by path.
         carried_outputs: Positions in a layer's output tuple that must hold one of its arguments
             for all tokens, by the argument's name.
         prepare_arguments: `prepare(layer, hidden_states, arguments)` completes the arguments for
@@ -41,11 +60,19 @@ class ArchitectureSpec:
     model_types: tuple[str, ...]
     layers: str
     encoder: str = ""
+    mask_argument: str = "attention_mask"
+    mask_source: str | None = None
+    token_mask: Callable[[nn.Module, Tensor], Tensor | None] | None = None
     decoder_layers: str | None = None
-    input_norm: str | None = None
+    input_norm: str | Callable[[PretrainedConfig], str | None] | None = None
     gathered: Mapping[str, TokenAxis] = field(default_factory=dict)
     num_prefix_tokens: int = 0
+    num_suffix_tokens: int = 0
     prefix_fields: tuple[str, ...] = ()
+    attention: str | None = None
+    attention_mixin: type[RoutedAttention] = RoutedAttention
+    layer_mixin: type[ConditionalLayer] = ConditionalLayer
+    submodule_mixins: Mapping[str, type[DynamicSubclass]] = field(default_factory=dict)
     carried_outputs: Mapping[int, str] = field(default_factory=dict)
     prepare_arguments: Callable[[nn.Module, Tensor, dict[str, Any]], None] | None = None
 
@@ -55,10 +82,9 @@ class ArchitectureSpec:
                 f"model_types must be a non-empty tuple of names, got {self.model_types!r}. "
                 "Write ('bert',), with the comma."
             )
-        if self.num_prefix_tokens < 0:
-            raise ConfigError(
-                f"num_prefix_tokens must be at least 0, got {self.num_prefix_tokens}."
-            )
+        for name in ("num_prefix_tokens", "num_suffix_tokens"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}.")
         for position, name in self.carried_outputs.items():
             if position < 1:
                 raise ConfigError(
@@ -81,8 +107,11 @@ class ArchitectureSpec:
         return LayerPlan(
             argument_names=names,
             gathered=self.gathered,
-            input_norm=self.input_norm,
+            input_norm=self.input_norm(config) if callable(self.input_norm) else self.input_norm,
             num_prefix_tokens=self.num_prefix_tokens + extra,
+            num_suffix_tokens=self.num_suffix_tokens,
+            attention=self.attention,
+            attention_mixin=self.attention_mixin,
             carried_outputs=self.carried_outputs,
             prepare_arguments=self.prepare_arguments,
         )

@@ -10,5 +10,6 @@ BERT = register_architecture(
         layers="encoder.layer",
         gathered={"attention_mask": TokenAxis.PADDING_MASK},
         num_prefix_tokens=1,  # CLS
+        attention="attention.self",
     )
 )

@@ -11,6 +11,7 @@ DINOV2 = register_architecture(
         input_norm="norm1",
         gathered={"attention_mask": TokenAxis.PADDING_MASK},
         num_prefix_tokens=1,  # CLS
+        attention="attention",
         prefix_fields=("num_register_tokens",),
     )
 )

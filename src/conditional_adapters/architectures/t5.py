@@ -35,6 +35,7 @@ T5 = register_architecture(
             "attention_mask": TokenAxis.PADDING_MASK,
             "position_bias": TokenAxis.PAIR,
         },
+        attention="layer.0.SelfAttention",
         carried_outputs={1: "position_bias"},
         prepare_arguments=_prepare_position_bias,
     )

@@ -11,5 +11,6 @@ VIT = register_architecture(
         input_norm="layernorm_before",
         gathered={"attention_mask": TokenAxis.PADDING_MASK},
         num_prefix_tokens=1,  # CLS
+        attention="attention",
     )
 )

@@ -12,5 +12,6 @@ WHISPER = register_architecture(
         decoder_layers="decoder.layers",
         input_norm="self_attn_layer_norm",
         gathered={"attention_mask": TokenAxis.PADDING_MASK},
+        attention="self_attn",
     )
 )

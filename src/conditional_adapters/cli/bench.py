@@ -51,7 +51,7 @@ def bench(
     attach(network, ConditionalAdapterConfig(reduction_factor=1, adapter_dim=adapter_dim))
     sites = find_sites(network)
     text_length = sequence_length if network.main_input_name == "input_ids" else None
-    encoder: Any = sites.encoder if sites.config.is_encoder_decoder else network
+    encoder: Any = sites.runner
     inputs = _random_inputs(
         dummy_inputs(sites, batch_size=batch_size, sequence_length=text_length), network
     )

@@ -1,10 +1,13 @@
 """Modules hold the parameters of the method and call `ops`; they know no model by name."""
 
+from ._subclass import DynamicSubclass as DynamicSubclass
 from .adapter import ParallelAdapter as ParallelAdapter
+from .arguments import TokenAxis as TokenAxis
+from .attention import RoutedAttention as RoutedAttention
+from .attention import RoutedTokens as RoutedTokens
 from .conditional_layer import ConditionalLayer as ConditionalLayer
 from .conditional_layer import LayerAdapter as LayerAdapter
 from .conditional_layer import LayerPlan as LayerPlan
-from .conditional_layer import TokenAxis as TokenAxis
 from .router import Router as Router
 from .router import RoutingDecision as RoutingDecision
 from .sequence import SequenceContext as SequenceContext

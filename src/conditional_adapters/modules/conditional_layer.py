@@ -9,26 +9,19 @@ and its update, times the routing weight m, is added back to their places.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any, cast
+from typing import Any, Literal, cast
 
-import torch
 from torch import Tensor, nn
 
-from ..ops import gather_pairs, gather_tokens, scatter_add_tokens_, token_budget
+from ..ops import gather_tokens, scatter_add_tokens_, token_budget
 from ._subclass import DynamicSubclass
 from .adapter import ParallelAdapter
+from .arguments import TokenAxis, TokenSelection, gather_arguments
+from .attention import ROUTED_ARGUMENT, RoutedAttention, RoutedTokens
 from .router import Budget, Router, RoutingDecision
 from .sequence import CONTEXT_ARGUMENT, SequenceContext, sequence_context
 
-
-class TokenAxis(Enum):
-    """Where an argument of a layer has its token axis."""
-
-    TOKEN = "token"  # [batch or 1, seq, ...]: rotary tables, position ids
-    PAIR = "pair"  # [batch or 1, heads or 1, seq, seq]: position biases
-    PAIR_MASK = "pair_mask"  # the same, as an attention mask with a structure of its own
-    PADDING_MASK = "padding_mask"  # the same, hiding nothing but padding
+AttentionMode = Literal["k_to_k", "k_to_all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +34,9 @@ class LayerPlan:
         input_norm: The norm that feeds router and adapter, relative to the layer; None: the states
             themselves (post-norm layers).
         num_prefix_tokens: Tokens at the start of each sequence that are always routed.
+        num_suffix_tokens: Tokens at the end of each sequence that are always routed.
+        attention: Path of the attention module, relative to the layer.
+        attention_mixin: Makes that module look beyond the chosen tokens.
         carried_outputs: Positions in the layer's output tuple that must hold an argument as it is
             for all tokens, by the argument's name.
         prepare_arguments: Completes the arguments before they are gathered.
@@ -50,6 +46,9 @@ class LayerPlan:
     gathered: Mapping[str, TokenAxis]
     input_norm: str | None = None
     num_prefix_tokens: int = 0
+    num_suffix_tokens: int = 0
+    attention: str | None = None
+    attention_mixin: type[RoutedAttention] = RoutedAttention
     carried_outputs: Mapping[int, str] = field(default_factory=dict)
     prepare_arguments: Callable[[nn.Module, Tensor, dict[str, Any]], None] | None = None
 
@@ -61,12 +60,18 @@ class LayerAdapter(nn.Module):
         adapter: The light branch.
         router: Chooses the tokens; None keeps the layer dense.
         reduction_factor: r, the run-time ratio of all tokens to processed ones.
+        attention_mode: Whether chosen tokens attend to each other or to all tokens.
     """
 
     def __init__(
-        self, adapter: ParallelAdapter, router: Router | None, reduction_factor: float
+        self,
+        adapter: ParallelAdapter,
+        router: Router | None,
+        reduction_factor: float,
+        attention_mode: AttentionMode = "k_to_k",
     ) -> None:
         super().__init__()
+        self.attention_mode = attention_mode
         self.adapter = adapter
         self.router = router
         self.reduction_factor = reduction_factor
@@ -94,29 +99,48 @@ class ConditionalLayer(DynamicSubclass):
         context = arguments.pop(CONTEXT_ARGUMENT, None)
         if self.coda_active is None:
             return super().forward(hidden_states, **arguments)
-        parts = self.coda_part(self.coda_active)
-        if context is None:
-            context = sequence_context(arguments.get("attention_mask"))
+        parts, plan = self.coda_part(self.coda_active), self.coda_plan
         normalised = self._coda_normalise(hidden_states)
-        factor = context.reduction_factor or parts.reduction_factor
+        factor = 1.0
+        if parts.router is not None:
+            if context is None:
+                context = sequence_context(arguments.get("attention_mask"))
+            factor = context.reduction_factor or parts.reduction_factor
         if parts.router is None or factor == 1:
             output = super().forward(hidden_states, **arguments)
             return _with_states(output, parts.adapter(normalised, _states(output)))
 
-        if self.coda_plan.prepare_arguments is not None:
-            self.coda_plan.prepare_arguments(self, hidden_states, arguments)
-        budget = _budget(hidden_states.shape[1], factor, context, self.coda_plan)
+        if plan.prepare_arguments is not None:
+            plan.prepare_arguments(self, hidden_states, arguments)
+        budget = _budget(hidden_states.shape[1], factor, context, plan)
         decision: RoutingDecision = parts.router(normalised, budget)
-        indices = decision.selected_indices
-        chosen = gather_tokens(hidden_states, indices)
-        gathered = _gather_arguments(arguments, self.coda_plan, decision, budget, context, chosen)
-        output = super().forward(chosen, **gathered)
+        selection = _selection(decision, budget, context, parts.attention_mode)
+        chosen = gather_tokens(hidden_states, selection.indices)
+        gathered = gather_arguments(arguments, plan.gathered, selection, chosen.dtype)
+        if selection.all_keys or plan.attention_mixin.coda_for_any_keys:
+            gathered[ROUTED_ARGUMENT] = RoutedTokens(
+                selection.indices,
+                hidden_states.shape[1],
+                normalised if selection.all_keys else None,
+                arguments.get("position_embeddings"),
+            )
+        output = self._coda_process(hidden_states, chosen, gathered, selection)
         weights = decision.selected_weights.to(chosen.dtype).unsqueeze(-1)
         update = (_states(output) - chosen) * weights
         light = parts.adapter(normalised, hidden_states)
-        states = scatter_add_tokens_(light, indices, update)
-        carried = {i: arguments[name] for i, name in self.coda_plan.carried_outputs.items()}
+        states = scatter_add_tokens_(light, selection.indices, update)
+        carried = {i: arguments[name] for i, name in plan.carried_outputs.items()}
         return _with_states(output, states, carried)
+
+    def _coda_process(
+        self,
+        hidden_states: Tensor,
+        chosen: Tensor,
+        gathered: dict[str, Any],
+        selection: TokenSelection,
+    ) -> Any:  # noqa: ANN401
+        """Run the frozen layer on the chosen tokens; a layer of several parts overrides this."""
+        return super().forward(chosen, **gathered)
 
     def coda_part(self, adapter_name: str) -> LayerAdapter:
         """Return what an adapter adds to this layer."""
@@ -129,84 +153,38 @@ class ConditionalLayer(DynamicSubclass):
 
 def _budget(seq: int, factor: float, context: SequenceContext, plan: LayerPlan) -> Budget:
     """Turn lengths into slots: k from the longest row, fewer for shorter ones."""
-    prefix = plan.num_prefix_tokens
+    minimum = max(plan.num_prefix_tokens + plan.num_suffix_tokens, 1)
     longest = seq if context.longest is None else context.longest
-    top_k = max(token_budget(longest, factor, minimum=max(prefix, 1)), 1)
+    top_k = max(token_budget(longest, factor, minimum=minimum), 1)
     per_row = None
     if context.lengths is not None:
         shortest = context.shortest
-        if shortest is None or token_budget(shortest, factor, minimum=max(prefix, 1)) < top_k:
-            per_row = token_budget(context.lengths, factor, minimum=max(prefix, 1))
+        if shortest is None or token_budget(shortest, factor, minimum=minimum) < top_k:
+            per_row = token_budget(context.lengths, factor, minimum=minimum)
     return Budget(
-        top_k=top_k, per_row=per_row, token_mask=context.token_mask, num_prefix_tokens=prefix
+        top_k=top_k,
+        per_row=per_row,
+        token_mask=context.token_mask,
+        num_prefix_tokens=plan.num_prefix_tokens,
+        num_suffix_tokens=plan.num_suffix_tokens,
     )
 
 
-def _gather_arguments(
-    arguments: dict[str, Any],
-    plan: LayerPlan,
-    decision: RoutingDecision,
-    budget: Budget,
-    context: SequenceContext,
-    chosen: Tensor,
-) -> dict[str, Any]:
-    """Reduce every argument with a token axis to the chosen tokens."""
-    indices = decision.selected_indices
-    is_attended = None
-    if budget.per_row is not None:
+def _selection(
+    decision: RoutingDecision, budget: Budget, context: SequenceContext, mode: AttentionMode
+) -> TokenSelection:
+    """Tell which tokens are queries and which are keys."""
+    is_selected = None if budget.per_row is None else decision.is_selected
+    is_attended = context.token_mask if mode == "k_to_all" else is_selected
+    if is_attended is not None:
         # A row without any token would attend to nothing, which softmax answers with NaN.
-        has_tokens = decision.is_selected.any(-1, keepdim=True)
-        is_attended = decision.is_selected | ~has_tokens
-    gathered = dict(arguments)
-    for name, axis in plan.gathered.items():
-        value = arguments.get(name)
-        if axis is TokenAxis.TOKEN and value is not None:
-            gathered[name] = _gather_nested(value, indices)
-        elif axis is TokenAxis.PAIR and value is not None:
-            gathered[name] = gather_pairs(value, indices)
-        elif axis is TokenAxis.PAIR_MASK or axis is TokenAxis.PADDING_MASK:
-            hides_padding_only = axis is TokenAxis.PADDING_MASK and context.is_padding_only
-            gathered[name] = _gather_mask(value, indices, is_attended, hides_padding_only, chosen)
-    return gathered
-
-
-def _gather_nested(value: Any, indices: Tensor) -> Any:  # noqa: ANN401
-    """Gather a tensor, or each tensor of a tuple such as (cos, sin)."""
-    if isinstance(value, tuple):
-        return tuple(_gather_nested(part, indices) for part in value)
-    return gather_tokens(value, indices)
-
-
-def _gather_mask(
-    mask: Tensor | None,
-    indices: Tensor,
-    is_attended: Tensor | None,
-    hides_padding_only: bool,
-    chosen: Tensor,
-) -> Tensor | None:
-    """Return the attention mask among the chosen tokens, or None where nothing is hidden.
-
-    The form of the mask stays what the attention implementation asked for: boolean (True =
-    attend), additive, or `[batch, seq]`. Where there was none and slots must be hidden, the
-    additive form serves, which eager and sdpa attention both take.
-    """
-    if mask is not None and mask.dim() == 2:
-        flat = gather_tokens(mask, indices)
-        return flat if is_attended is None else flat * is_attended
-    if mask is None or hides_padding_only:
-        if is_attended is None:
-            return None
-        pairs = is_attended[:, None, None, :]
-        if mask is not None and mask.dtype == torch.bool:
-            return pairs
-        dtype = chosen.dtype if mask is None else mask.dtype
-        return torch.zeros_like(pairs, dtype=dtype).masked_fill(~pairs, torch.finfo(dtype).min)
-    mask = gather_pairs(mask, indices)
-    if is_attended is None:
-        return mask
-    hidden = ~is_attended[:, None, None, :]
-    return mask.masked_fill(
-        hidden, False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+        is_attended = is_attended | ~is_attended.any(-1, keepdim=True)
+    return TokenSelection(
+        decision.selected_indices,
+        is_selected,
+        is_attended,
+        all_keys=mode == "k_to_all",
+        is_padding_only=context.is_padding_only,
     )
 
 

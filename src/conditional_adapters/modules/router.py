@@ -38,6 +38,7 @@ class Budget:
     per_row: Int[Tensor, " batch"] | None = None  # slots each row uses; None = all
     token_mask: Bool[Tensor, "batch seq"] | None = None
     num_prefix_tokens: int = 0  # always selected, inside the budget
+    num_suffix_tokens: int = 0  # the same, the last tokens of each row
 
 
 class Router(nn.Module):
@@ -96,16 +97,20 @@ class Router(nn.Module):
         return self._decide_padded(router_logits, budget)
 
     def _decide_unpadded(self, router_logits: Tensor, budget: Budget) -> RoutingDecision:
-        """Decide where prefix tokens stand first in every row, without any mask."""
-        batch, device = router_logits.shape[0], router_logits.device
-        taken = min(budget.num_prefix_tokens, budget.top_k)
-        indices = torch.arange(taken, device=device).expand(batch, taken)
-        weights = router_logits.new_ones(batch, taken)
-        if taken < budget.top_k:
-            others, top_k = router_logits[:, taken:], budget.top_k - taken
-            chosen, weighed = self._select_and_weigh(others, top_k)
-            indices = torch.cat([indices, chosen + taken], dim=1)
-            weights = torch.cat([weights, weighed], dim=1)
+        """Decide where prefix and suffix stand at the ends of every row, without any mask."""
+        batch, seq = router_logits.shape
+        first = min(budget.num_prefix_tokens, budget.top_k)
+        last = min(budget.num_suffix_tokens, budget.top_k - first)
+        positions = torch.arange(seq, device=router_logits.device).expand(batch, seq)
+        ones = router_logits.new_ones(batch, first + last)
+        top_k = budget.top_k - first - last
+        indices, weights = positions[:, :0], ones[:, :0]
+        if top_k > 0:
+            others = router_logits[:, first : seq - last]
+            chosen, weights = self._select_and_weigh(others, top_k)
+            indices = chosen + first
+        indices = torch.cat([positions[:, :first], indices, positions[:, seq - last :]], dim=1)
+        weights = torch.cat([ones[:, :first], weights, ones[:, first:]], dim=1)
         return RoutingDecision(
             indices, weights, torch.ones_like(indices, dtype=torch.bool), router_logits
         )
@@ -121,6 +126,9 @@ class Router(nn.Module):
         """Decide where padding, and with it the prefix tokens, may stand anywhere."""
         assert budget.token_mask is not None, "the unpadded case is decided elsewhere"
         always = prefix_mask(budget.num_prefix_tokens, budget.token_mask)
+        if budget.num_suffix_tokens:
+            backwards = prefix_mask(budget.num_suffix_tokens, budget.token_mask.flip(-1))
+            always = always | backwards.flip(-1)
         indices, is_selected = select_tokens(
             router_logits,
             top_k=budget.top_k,

@@ -1,11 +1,14 @@
 """What a forward pass knows about the lengths of its sequences, passed to layers as a value."""
 
+from collections.abc import Callable
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor, nn
+
+TokenMask: TypeAlias = Callable[[nn.Module, Tensor], Tensor | None]
 
 # The keyword argument that carries a `SequenceContext` through a model's own forward functions.
 CONTEXT_ARGUMENT = "coda_context"
@@ -64,7 +67,7 @@ def sequence_context(
 
 def _attended(mask: Tensor) -> Tensor:
     """Tell which keys any query attends to, from a mask per (query, key) pair."""
-    allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    allowed = mask > torch.finfo(mask.dtype).min / 2 if mask.is_floating_point() else mask.bool()
     return allowed.flatten(1, -2).any(1)
 
 
@@ -75,12 +78,22 @@ class ContextHook:
     forward pass and of no other.
 
     Args:
-        encoder: The module whose forward gets the users' attention mask.
+        encoder: The module whose forward gets the users' attention mask, if the family has one.
+        mask_argument: The name of the mask among its arguments.
+        token_mask: `token_mask(encoder, mask)` turns a mask in other units (samples, frames of a
+            spectrogram) into one over tokens; None from it means that nothing is known.
     """
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        mask_argument: str = "attention_mask",
+        token_mask: TokenMask | None = None,
+    ) -> None:
         names = tuple(signature(encoder.forward).parameters)
-        self.mask_position = names.index("attention_mask")
+        self.mask_argument = mask_argument
+        self.mask_position = names.index(mask_argument) if mask_argument in names else None
+        self.token_mask = token_mask
         self.is_active = False
         self.elastic_factors: tuple[float, ...] = ()
 
@@ -88,11 +101,13 @@ class ContextHook:
         self, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Add the context to the arguments."""
-        if not self.is_active:
+        if not self.is_active or CONTEXT_ARGUMENT in kwargs:
             return args, kwargs
-        mask: Tensor | None = kwargs.get("attention_mask")
-        if self.mask_position < len(args):
+        mask: Tensor | None = kwargs.get(self.mask_argument)
+        if self.mask_position is not None and self.mask_position < len(args):
             mask = args[self.mask_position]
+        if self.token_mask is not None and mask is not None:
+            mask = self.token_mask(encoder, mask)
         factor = None
         if encoder.training and self.elastic_factors:
             factor = self.elastic_factors[int(torch.randint(len(self.elastic_factors), ()))]

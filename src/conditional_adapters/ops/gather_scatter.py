@@ -68,22 +68,29 @@ def scatter_add_tokens_(
 
 
 def gather_pairs(
-    pairs: Shaped[Tensor, "source heads query seq"], selected_indices: Int[Tensor, "batch k"]
-) -> Shaped[Tensor, "batch heads selected_query k"]:
+    pairs: Shaped[Tensor, "source heads query seq"],
+    selected_indices: Int[Tensor, "batch k"],
+    *,
+    all_keys: bool = False,
+) -> Shaped[Tensor, "batch heads selected_query key"]:
     """Take the chosen tokens on both axes of an attention mask or position bias.
 
     Args:
         pairs: Values per (query, key) pair. The axes `source` and `query` may be 1 (shared by all
             rows of the batch, or by all queries); a query axis of 1 stays 1.
         selected_indices: Positions in `[0, seq)`.
+        all_keys: Take the chosen tokens as queries only.
 
     Returns:
-        `out[b, h, i, j] = pairs[b, h, selected_indices[b, i], selected_indices[b, j]]`.
-        Differentiable in `pairs`.
+        `out[b, h, i, j] = pairs[b, h, selected_indices[b, i], selected_indices[b, j]]`, or with
+        `all_keys` `pairs[b, h, selected_indices[b, i], j]`. Differentiable in `pairs`.
     """
     (batch, k), seq = selected_indices.shape, pairs.shape[-1]
     pairs = pairs.expand(batch, -1, -1, -1)
     heads, num_queries = pairs.shape[1:3]
+    if all_keys:
+        rows = selected_indices[:, None, :, None].expand(-1, heads, -1, seq)
+        return pairs.gather(2, rows) if num_queries > 1 else pairs
     keys = selected_indices[:, None, None, :]
     if num_queries > 1:
         flat = selected_indices[:, None, :, None] * seq + keys

@@ -1,0 +1,113 @@
+"""Reduce the arguments of a layer to the tokens it processes.
+
+Queries are always the chosen tokens. Keys are the same tokens (k-to-k), or all valid tokens of the
+sequence (k-to-all).
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from ..ops import gather_pairs, gather_tokens
+
+
+class TokenAxis(Enum):
+    """Where an argument of a layer has its token axis."""
+
+    TOKEN = "token"  # [batch or 1, seq, ...]: rotary tables, position ids
+    HEAD_TOKEN = "head_token"  # [batch or 1, heads or 1, seq, ...]: the same with a head axis
+    PAIR = "pair"  # [batch or 1, heads or 1, seq, seq]: position biases
+    FLAT_PAIR = "flat_pair"  # [batch * heads, seq, seq]: the same, flattened
+    PAIR_MASK = "pair_mask"  # as PAIR, an attention mask with a structure of its own
+    PADDING_MASK = "padding_mask"  # as PAIR, hiding nothing but padding
+
+
+class TokenSelection(NamedTuple):
+    """Which tokens a frozen layer processes, and which of them others may attend to."""
+
+    indices: Int[Tensor, "batch k"]
+    is_selected: Bool[Tensor, "batch k"] | None  # None: every slot is in use
+    is_attended: Bool[Tensor, "batch keys"] | None  # None: every key is
+    all_keys: bool  # keys are all tokens, not the chosen ones
+    is_padding_only: bool  # padding masks say nothing beyond `is_attended`
+
+
+def gather_arguments(
+    arguments: Mapping[str, Any],
+    axes: Mapping[str, TokenAxis],
+    selection: TokenSelection,
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    """Reduce every argument with a token axis to the chosen tokens.
+
+    Args:
+        arguments: The layer's arguments for all tokens, by name.
+        axes: Which of them have a token axis, and where.
+        selection: The chosen tokens.
+        dtype: Type of the hidden states, for masks that have to be made.
+
+    Returns:
+        All arguments; values that are no tensors (or tuples of them) pass unchanged.
+    """
+    gathered = dict(arguments)
+    for name, axis in axes.items():
+        value = arguments.get(name)
+        if axis in (TokenAxis.PAIR_MASK, TokenAxis.PADDING_MASK):
+            drops = axis is TokenAxis.PADDING_MASK and selection.is_padding_only
+            gathered[name] = _gather_mask(value, selection, drops, dtype)
+        elif isinstance(value, Tensor | tuple):
+            gathered[name] = _gather(value, axis, selection)
+    return gathered
+
+
+def _gather(value: Any, axis: TokenAxis, selection: TokenSelection) -> Any:  # noqa: ANN401
+    """Gather a tensor, or each tensor of a tuple such as (cos, sin)."""
+    indices, all_keys = selection.indices, selection.all_keys
+    if isinstance(value, tuple):
+        return tuple(_gather(part, axis, selection) for part in value)
+    if axis is TokenAxis.TOKEN:
+        return gather_tokens(value, indices)
+    if axis is TokenAxis.HEAD_TOKEN:
+        return gather_tokens(value.transpose(1, 2), indices).transpose(1, 2)
+    if axis is TokenAxis.PAIR:
+        return gather_pairs(value, indices, all_keys=all_keys)
+    pairs = value.unflatten(0, (len(indices), -1))
+    return gather_pairs(pairs, indices, all_keys=all_keys).flatten(0, 1)
+
+
+def _gather_mask(
+    mask: Tensor | None, selection: TokenSelection, hides_padding_only: bool, dtype: torch.dtype
+) -> Tensor | None:
+    """Return the attention mask of the chosen queries, or None where nothing is hidden.
+
+    The form of the mask stays what the attention implementation asked for: boolean (True =
+    attend), additive, or `[batch, seq]`. Where there was none and keys must be hidden, the
+    additive form serves, which eager and sdpa attention both take.
+    """
+    indices, is_attended = selection.indices, selection.is_attended
+    if mask is not None and mask.dim() == 2:
+        flat = mask if selection.all_keys else gather_tokens(mask, indices)
+        return flat if is_attended is None else flat * is_attended
+    if mask is None or hides_padding_only:
+        if is_attended is None:
+            return None
+        pairs = is_attended[:, None, None, :]
+        if mask is not None and mask.dtype == torch.bool:
+            return pairs
+        dtype = dtype if mask is None else mask.dtype
+        return torch.zeros_like(pairs, dtype=dtype).masked_fill(~pairs, torch.finfo(dtype).min)
+    mask = gather_pairs(mask, indices, all_keys=selection.all_keys)
+    if is_attended is None:
+        return mask
+    hidden = ~is_attended[:, None, None, :]
+    if mask.dtype != torch.bool:
+        return mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
+    mask = mask.masked_fill(hidden, False)
+    if selection.is_selected is not None:
+        # The query of an unused slot may stand where it sees nothing, which softmax turns to NaN.
+        mask = mask | ~selection.is_selected[:, None, :, None]
+    return mask

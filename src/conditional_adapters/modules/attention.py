@@ -1,0 +1,141 @@
+"""Attention that knows about tokens which were not chosen.
+
+The frozen attention module runs as it is, on the chosen tokens. It looks its attention function up
+by name in the registry of transformers, and calls it with the keyword arguments that came down
+from the layer. So a function of ours under a name of ours can replace what the module computed from
+the chosen tokens alone: keys and values (k-to-all), or position scores that count distances in the
+gathered sequence. Everything travels as an argument; nothing is stored on the module.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ._subclass import DynamicSubclass, become
+
+# The keyword argument that carries `RoutedTokens` from the layer to the attention function.
+ROUTED_ARGUMENT = "coda_routed"
+IMPLEMENTATIONS = ("eager", "sdpa")
+_PREFIX = "coda_"
+# Names of the projections to keys and values, in the order in which they are looked for.
+_PROJECTIONS = (
+    ("k_proj", "v_proj"),
+    ("key", "value"),
+    ("k", "v"),
+    ("k_lin", "v_lin"),
+    ("linear_k", "linear_v"),
+)
+
+
+class RoutedTokens(NamedTuple):
+    """What an attention function is told about the sequence that its queries were chosen from."""
+
+    indices: Int[Tensor, "batch k"]
+    seq: int
+    states: Float[Tensor, "batch seq hidden"] | None  # attention's input; None: keys are as given
+    position_embeddings: Any = None  # rotary tables (cos, sin) of all tokens
+
+
+class RoutedAttention(DynamicSubclass):
+    """Mixin for a frozen attention module; see the module's docstring.
+
+    Attributes:
+        coda_config: What the module takes for its configuration.
+        coda_for_any_keys: Whether the module needs it even if keys are the chosen tokens.
+    """
+
+    coda_config: "_ConfigView"
+    coda_for_any_keys: ClassVar[bool] = False
+
+    @property
+    def config(self) -> "_ConfigView":
+        """The configuration, with our attention function in the place of the model's."""
+        return self.coda_config
+
+    def coda_keys_and_values(
+        self, routed: RoutedTokens, head_dim: int
+    ) -> tuple[Float[Tensor, "batch heads seq dim"], Float[Tensor, "batch heads seq dim"]]:
+        """Project the states of all tokens to keys and values, rotated if the model does so."""
+        names = next(pair for pair in _PROJECTIONS if hasattr(self, pair[0]))
+        key, value = (
+            getattr(self, name)(routed.states).unflatten(-1, (-1, head_dim)).transpose(1, 2)
+            for name in names
+        )
+        return self.coda_rotate(key, routed), value
+
+    def coda_rotate(self, key: Tensor, routed: RoutedTokens) -> Tensor:
+        """Rotate keys by their position, if the layer was given rotary tables."""
+        if routed.position_embeddings is None:
+            return key
+        cos, sin = (
+            table if table.dim() == 4 else table.unsqueeze(1)
+            for table in routed.position_embeddings
+        )
+        first, second = key.float().chunk(2, dim=-1)
+        rotated: Tensor = key.float() * cos + torch.cat([-second, first], dim=-1) * sin
+        return rotated.to(key.dtype)
+
+    def coda_position_bias(
+        self, query: Float[Tensor, "batch heads k dim"], routed: RoutedTokens
+    ) -> Tensor | None:
+        """Return the scores of true positions, where the module's own count gathered ones."""
+        return None
+
+
+class _ConfigView:
+    """A configuration that names our attention function and is otherwise the model's own."""
+
+    def __init__(self, original: Any) -> None:  # noqa: ANN401
+        self.coda_original = original
+
+    @property
+    def _attn_implementation(self) -> str:
+        return _PREFIX + str(self.coda_original._attn_implementation)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        if name == "coda_original":  # asked for while a copy is being made
+            raise AttributeError(name)
+        return getattr(self.coda_original, name)
+
+
+def route_attention(attention: Any, mixin: type[RoutedAttention]) -> None:  # noqa: ANN401
+    """Let a frozen attention module call our attention function; nothing else changes."""
+    if isinstance(attention, RoutedAttention):
+        return
+    for name in IMPLEMENTATIONS:
+        AttentionInterface.register(_PREFIX + name, _attention_function(name))
+    view = _ConfigView(attention.config)
+    become(attention, mixin).coda_config = view
+
+
+def _attention_function(name: str) -> Callable[..., Any]:
+    def attend(
+        module: Any,  # noqa: ANN401
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        routed: RoutedTokens | None = kwargs.pop(ROUTED_ARGUMENT, None)
+        if routed is not None:
+            if routed.states is not None:
+                key, value = module.coda_keys_and_values(routed, query.shape[-1])
+            bias = module.coda_position_bias(query, routed)
+            if bias is not None:
+                kwargs["position_bias"] = bias
+        function = _eager(module) if name == "eager" else ALL_ATTENTION_FUNCTIONS[name]
+        return function(module, query, key, value, attention_mask, **kwargs)
+
+    return attend
+
+
+def _eager(module: RoutedAttention) -> Any:  # noqa: ANN401
+    """Return the eager function of the file that defines the module's own class."""
+    return sys.modules[module.coda_original_class.__module__].eager_attention_forward
