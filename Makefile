@@ -5,10 +5,12 @@ VENV := .venv
 # Where shapes are annotated; tests check the annotations at every call.
 SHAPE_CHECKED := conditional_adapters.ops,conditional_adapters.modules
 BIN := $(VENV)/bin
+# One process per core, each with one thread: the models in the tests are small.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses=4
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test test-fast check format bench clean
+.PHONY: help setup demo test check format bench support-matrix clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -32,8 +34,8 @@ demo: setup  ## Train MiniLM on BBC News, dense and conditional, and compare (th
 	$(BIN)/coda quickstart
 
 test: setup  ## Run all tests
-	$(BIN)/pytest -q --jaxtyping-packages=$(SHAPE_CHECKED),beartype.beartype -m "not compile"
-	$(BIN)/pytest -q -m compile
+	$(PYTEST) --jaxtyping-packages=$(SHAPE_CHECKED),beartype.beartype -m "not compile"
+	$(PYTEST) -m compile
 
 check: setup  ## Lint, types, docstrings
 	$(BIN)/ruff check .
@@ -48,6 +50,11 @@ format: setup  ## Format the code
 bench: setup  ## Measure operators and models; writes benchmarks/results/*.json
 	$(BIN)/python benchmarks/ops/soft_topk.py
 	$(BIN)/coda bench --json > benchmarks/results/minilm.json
+
+support-matrix: setup  ## Run the contract tests and write docs/support-matrix.md from their outcome
+	mkdir -p build
+	$(PYTEST) tests/contracts/test_architectures.py --junitxml=build/contracts.xml
+	$(BIN)/python -m scripts.support_matrix build/contracts.xml
 
 clean:  ## Remove the environment and build products
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

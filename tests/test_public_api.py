@@ -51,6 +51,7 @@ LAYERS = [
     {"_build"},
     {"attach"},
     {"checkpoint"},
+    {"integrations"},
     {"assets"},
     {"analysis", "visualisation"},
     {"tasks"},

@@ -4,13 +4,9 @@ import re
 import shlex
 from pathlib import Path
 
-import pytest
-import torch
 import typer
-from transformers import BertConfig, BertModel, PretrainedConfig, PreTrainedModel
+from transformers import BertConfig, BertModel
 
-import conditional_adapters as ca
-from conditional_adapters.architectures import _registry
 from conditional_adapters.cli.main import app
 from tests.tiny_models import TINY_MODELS
 
@@ -58,78 +54,3 @@ def test_the_make_targets_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert targets == ["demo", "test"]
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
-
-
-class _Config(PretrainedConfig):
-    model_type = "my-encoder"
-    hidden_size = 16
-
-
-class _Layer(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm1 = torch.nn.LayerNorm(16)
-        self.linear = torch.nn.Linear(16, 16)
-
-    def forward(self, hidden_states, attention_mask=None, **kwargs):
-        return hidden_states + self.linear(self.norm1(hidden_states)).relu()
-
-
-class _Encoder(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = torch.nn.ModuleList([_Layer(), _Layer()])
-
-    def forward(self, hidden_states, attention_mask=None, **kwargs):
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, attention_mask, **kwargs)
-        return hidden_states
-
-
-class _Model(PreTrainedModel):
-    config_class = _Config
-
-    def __init__(self, config) -> None:
-        super().__init__(config)
-        self.encoder = _Encoder()
-        self.post_init()
-
-    def forward(self, inputs_embeds, attention_mask=None):
-        return self.encoder(inputs_embeds, attention_mask)
-
-
-def test_a_custom_encoder_becomes_conditional_with_the_record_of_the_docs(monkeypatch) -> None:
-    monkeypatch.setattr(_registry, "_SPECS", dict(_registry._SPECS))
-    for code in snippets("docs/add-an-architecture.md", "python"):
-        exec(code, {})
-    model, states = _Model(_Config()).eval(), torch.randn(2, 8, 16)
-    dense = model(states)
-    ca.attach(model, ca.ConditionalAdapterConfig(reduction_factor=4, adapter_dim=3))
-    with ca.record_routing(model) as routing:
-        conditional = model(states)
-    assert [d.selected_indices.shape for d in routing.layers] == [(2, 2), (2, 2)]
-    chosen = torch.zeros(2, 8, dtype=torch.bool)
-    for decision in routing.layers:
-        chosen.scatter_(1, decision.selected_indices, True)
-    assert torch.equal(conditional[~chosen], states[~chosen])  # a fresh adapter adds nothing
-    torch.testing.assert_close(ca.detach(model)(states), dense)
-
-
-def test_a_model_type_has_one_record(monkeypatch) -> None:
-    monkeypatch.setattr(_registry, "_SPECS", dict(_registry._SPECS))
-    spec = ca.ArchitectureSpec(model_types=("bert",), layers="encoder.layer")
-    with pytest.raises(ca.ConfigError, match="'bert' is registered already"):
-        ca.register_architecture(spec)
-
-
-@pytest.mark.parametrize(
-    "settings, message",
-    [
-        ({"model_types": "bert"}, "non-empty tuple of names, got 'bert'"),
-        ({"model_types": ("x",), "num_prefix_tokens": -1}, "at least 0, got -1"),
-        ({"model_types": ("x",), "carried_outputs": {0: "y"}}, "position 0 holds the hidden"),
-    ],
-)
-def test_a_record_that_contradicts_itself_is_refused(settings, message) -> None:
-    with pytest.raises(ca.ConfigError, match=message):
-        ca.ArchitectureSpec(layers="layers", **settings)

@@ -121,5 +121,8 @@ def _norms(modules: list[nn.Module]) -> Iterator[nn.Module]:
         for path, module in list(root.named_modules()):
             is_norm = isinstance(module, nn.LayerNorm | nn.RMSNorm)
             is_copy = "coda_copies." in path
-            if (is_norm or type(module).__name__.endswith(suffixes)) and not is_copy:
+            # Whole layers are called EncoderLayerStableLayerNorm.
+            is_leaf = all(name == "coda_copies" for name, _ in module.named_children())
+            named_so = is_leaf and type(module).__name__.endswith(suffixes)
+            if (is_norm or named_so) and not is_copy:
                 yield module

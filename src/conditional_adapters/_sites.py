@@ -87,8 +87,8 @@ def find_sites(model: nn.Module) -> Sites:
         The places.
 
     Raises:
-        UnsupportedArchitectureError: If the type is unknown, is a causal decoder, or the layers are
-            not where the record says.
+        UnsupportedArchitectureError: If the type is unknown, is a causal decoder, has a
+            configuration that the record does not cover, or the layers are not where it says.
     """
     outer = inner = transformers_model(model)
     while (path := composite_path(inner.config.model_type)) is not None:
@@ -99,6 +99,11 @@ def find_sites(model: nn.Module) -> Sites:
             f"this {inner.config.model_type} model is configured as a causal decoder "
             "(config.is_decoder=True). Choosing the top k tokens reads the whole sequence, so a "
             "causal layer would see the future. Use it as an encoder (is_decoder=False)."
+        )
+    reason = None if spec.refuses is None else spec.refuses(inner.config)
+    if reason is not None:
+        raise UnsupportedArchitectureError(
+            f"this {inner.config.model_type} model cannot be made conditional: {reason}."
         )
     base = inner.base_model
     decoder_layers = None if spec.decoder_layers is None else _find(base, spec.decoder_layers)

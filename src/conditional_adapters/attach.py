@@ -7,11 +7,11 @@ it is kept in one `Attachment` on the model.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from ._build import build_adapter
@@ -21,11 +21,18 @@ from .errors import AttachmentError, ConfigError
 from .modules import ConditionalLayer, DynamicSubclass, RoutedAttention, SwitchableModule
 from .modules._subclass import restore
 from .modules.attention import IMPLEMENTATIONS
-from .modules.sequence import ContextHook
+from .modules.sequence import ContextHook, RelayedContextHook
 from .modules.switchable import remove_copies
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 _ATTRIBUTE = "coda_attachment"
+
+
+class Removable(Protocol):
+    """What `detach` takes away: the handle of a hook, or what an integration has added."""
+
+    def remove(self) -> None:
+        """Undo the addition."""
 
 
 @dataclass
@@ -33,7 +40,7 @@ class Attachment:
     """The state of a conditional model that is not in its layers."""
 
     hooks: tuple[ContextHook, ...]
-    handles: tuple[RemovableHandle, ...]
+    handles: tuple[Removable, ...]
     configs: dict[str, ConditionalAdapterConfig] = field(default_factory=dict)
     heads: dict[str, tuple[str, ...]] = field(default_factory=dict)  # paths of copied task heads
     trainable: tuple[str, ...] = ()  # parameters that were trainable before
@@ -79,12 +86,14 @@ def attach(
     sites = find_sites(model)
     heads = _check(sites, config, adapter_name)
     spec = sites.spec
+    hook_class = ContextHook if spec.passes_context else RelayedContextHook
     hooks = tuple(
-        ContextHook(source, spec.mask_argument, spec.token_mask) for source in sites.mask_sources
+        hook_class(source, spec.mask_argument, spec.token_mask) for source in sites.mask_sources
     )
     handles = tuple(
-        source.register_forward_pre_hook(hook, with_kwargs=True)
+        handle
         for source, hook in zip(sites.mask_sources, hooks, strict=True)
+        for handle in hook.register(source, sites.encoder_layers)
     )
     attachment = Attachment(hooks, handles, trainable=_trainable_names(sites.model))
     if not _has_peft_layers(model):
@@ -180,6 +189,8 @@ def detach(model: ModelT) -> ModelT:
 def set_adapter(model: nn.Module, adapter_name: str | None) -> None:
     """Choose the adapter that answers; None runs the dense pretrained model.
 
+    Its parameters become trainable, in case another library has frozen all that it does not know.
+
     Args:
         model: A model that `attach` was called on.
         adapter_name: One of its adapters, or None.
@@ -200,6 +211,48 @@ def set_adapter(model: nn.Module, adapter_name: str | None) -> None:
     for module in transformers_model(model).modules():
         if isinstance(module, ConditionalLayer | SwitchableModule):
             module.coda_active = adapter_name
+    if adapter_name is not None:
+        for _, parameter in adapter_parameters(model, adapter_name):
+            parameter.requires_grad_()
+
+
+@contextmanager
+def without_adapter(model: nn.Module) -> Iterator[None]:
+    """Run the dense pretrained model while the context is open.
+
+    Unlike `set_adapter(model, None)` and back, this changes nothing else: no reduction factor and
+    not what is trainable. Within a training step it gives the teacher of the adapter.
+
+    Args:
+        model: A model that `attach` was called on.
+
+    Yields:
+        Nothing; call the model as usual.
+
+    Raises:
+        AttachmentError: If the model has no conditional adapters.
+    """
+    attachment = get_attachment(model)
+    active = attachment.active
+    modules = [
+        (module, module.coda_active)
+        for module in transformers_model(model).modules()
+        if isinstance(module, ConditionalLayer | SwitchableModule)
+    ]
+    hooks = [(hook, hook.is_active) for hook in attachment.hooks]
+    try:
+        attachment.active = None
+        for module, _ in modules:
+            module.coda_active = None
+        for hook, _ in hooks:
+            hook.is_active = False
+        yield
+    finally:
+        attachment.active = active
+        for module, name in modules:
+            module.coda_active = name
+        for hook, is_active in hooks:
+            hook.is_active = is_active
 
 
 def set_reduction_factor(model: nn.Module, reduction_factor: float) -> None:
@@ -294,18 +347,18 @@ def _check(sites: Sites, config: ConditionalAdapterConfig, adapter_name: str) ->
         raise ConfigError(
             f"adapter_name must consist of letters, digits, '_' and '-', got {adapter_name!r}."
         )
-    if config.attention_mode == "k_to_all":
-        if sites.spec.attention is None:
-            raise ConfigError(
-                f"attention_mode 'k_to_all' is not available for {sites.config.model_type!r}: its "
-                "attention does not go through transformers' attention functions. Use 'k_to_k'."
-            )
+    if config.attention_mode == "k_to_all" and sites.spec.attention is None:
+        raise ConfigError(
+            f"attention_mode 'k_to_all' is not available for {sites.config.model_type!r}: its "
+            "attention does not go through transformers' attention functions. Use 'k_to_k'."
+        )
+    if config.attention_mode == "k_to_all" or sites.spec.attention_mixin.coda_for_any_keys:
         implementation = sites.config._attn_implementation
         if implementation not in IMPLEMENTATIONS:
             raise ConfigError(
-                f"attention_mode 'k_to_all' works with {' and '.join(IMPLEMENTATIONS)} attention, "
-                f"and this model uses {implementation!r}. Call "
-                "model.set_attn_implementation('sdpa') first."
+                f"attention_mode {config.attention_mode!r} of {sites.config.model_type!r} works "
+                f"with {' and '.join(IMPLEMENTATIONS)} attention, and this model uses "
+                f"{implementation!r}. Call model.set_attn_implementation('sdpa') first."
             )
     num_layers = len(sites.encoder_layers)
     for index in config.dense_layers:

@@ -13,7 +13,7 @@ DIM, SEQ, BATCH, INNER, CLASSES = 5, 24, 2, 48, 3
 
 def attached(name: str, **settings: object):
     config = ca.ConditionalAdapterConfig(adapter_dim=DIM, **settings)
-    return ca.attach(TINY_MODELS[name].build("sdpa"), config)
+    return ca.attach(TINY_MODELS[name].build(TINY_MODELS[name].attention), config)
 
 
 def bert_layer_flops(tokens: int) -> int:
@@ -49,15 +49,34 @@ def test_counting_flops_changes_nothing() -> None:
         assert torch.equal(model(**inputs).logits, before)
 
 
-@pytest.mark.parametrize("name", sorted({*TINY_MODELS} - {"bert", "roberta", "electra"}))
+@pytest.mark.parametrize("name", sorted(TINY_MODELS))
 def test_flops_fall_with_the_reduction_factor(name: str) -> None:
-    model = attached(name, reduction_factor=1)
-    length = SEQ if name == "t5" else None
+    model, inputs = attached(name, reduction_factor=1), TINY_MODELS[name].inputs()
     totals = []
     for factor in (1, 2, 4):
         ca.set_reduction_factor(model, factor)
-        totals.append(ca.estimate_flops(model, batch_size=1, sequence_length=length).total)
+        totals.append(ca.estimate_flops(model, inputs=inputs).total)
     assert totals[0] > totals[1] > totals[2]
+
+
+@pytest.mark.parametrize("name", ["bert", "t5", "vit", "whisper", "clip"])
+def test_sizes_count_as_full_inputs_of_that_size_do(name: str) -> None:
+    model, inputs = attached(name), TINY_MODELS[name].inputs()
+    length = inputs["input_ids"].shape[1] if "input_ids" in inputs else None
+    expected = ca.estimate_flops(model, inputs=inputs)
+    assert ca.estimate_flops(model, batch_size=2, sequence_length=length) == expected
+
+
+def test_padding_costs_nothing_in_routed_layers() -> None:
+    model, inputs = attached("bert", reduction_factor=4), TINY_MODELS["bert"].inputs()
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    inputs["attention_mask"][:, 4:] = 0  # one token is left to choose
+    count, full = (
+        ca.estimate_flops(model, inputs=inputs),
+        ca.estimate_flops(model, batch_size=2, sequence_length=inputs["input_ids"].shape[1]),
+    )
+    assert count.dense == full.dense
+    assert count.total < full.total
 
 
 @pytest.mark.parametrize(
@@ -66,6 +85,8 @@ def test_flops_fall_with_the_reduction_factor(name: str) -> None:
         ("bert", {"batch_size": 0, "sequence_length": 8}, "batch_size must be at least 1, got 0"),
         ("bert", {"batch_size": 1}, "sequence_length must be at least 1 .*got None"),
         ("vit", {"batch_size": 1, "sequence_length": 8}, "must be None for a 'vit' model, got 8"),
+        ("bert", {}, "either batch_size or inputs"),
+        ("wav2vec2", {"batch_size": 1}, r"Call estimate_flops\(model, inputs=batch\)"),
     ],
 )
 def test_impossible_sizes_are_refused(name, settings, message) -> None:

@@ -3,7 +3,7 @@
 import copy
 import math
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import conditional_adapters as ca
+from conditional_adapters._sites import find_sites
 from conditional_adapters.attach import adapter_parameters, conditional_layers
 from conditional_adapters.modules import ConditionalLayer
 from tests.tiny_models import TINY_MODELS, TinyModel
@@ -34,12 +35,18 @@ PADDED = [name for name, tiny in TINY_MODELS.items() if "right" in tiny.paddings
 
 
 @pytest.fixture(autouse=True)
-def skip_what_the_dense_family_cannot_do(request: pytest.FixtureRequest) -> None:
+def skip_what_the_dense_family_cannot_do(
+    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> None:
     callspec = getattr(request.node, "callspec", None)
-    name = callspec.params.get("name") if callspec else None
-    check = request.node.originalname
-    if name in TINY_MODELS and check in TINY_MODELS[name].skips:
-        pytest.skip(TINY_MODELS[name].skips[check])
+    params = callspec.params if callspec else {}
+    for key, value in params.items():  # for the support matrix
+        record_property(key, value)
+    name, check = params.get("name"), request.node.originalname
+    skips = TINY_MODELS[name].skips if name in TINY_MODELS else {}
+    for key in (check, request.node.name):  # all cases of a check, or one of them
+        if key in skips:
+            pytest.skip(skips[key])
 
 
 def make_conditional(
@@ -87,6 +94,10 @@ def test_a_fresh_adapter_that_keeps_all_tokens_equals_the_dense_model(
     name: str, attention: str, padding: str, mode: str, reduction_factor: float
 ) -> None:
     tiny = TINY_MODELS[name]
+    if padding != "none" and not tiny.reads_mask_when_dense:
+        pytest.skip("the dense encoder attends to padding, conditional layers do not")
+    if padding != "none" and reduction_factor > 1 and not tiny.is_padding_invariant:
+        pytest.skip("dense tokens depend on what the layers make of padding, which is not routed")
     model, inputs = tiny.build(attention), tiny.make_inputs(padding)
     config = ca.ConditionalAdapterConfig(
         reduction_factor=reduction_factor, adapter_dim=5, attention_mode=mode
@@ -97,8 +108,11 @@ def test_a_fresh_adapter_that_keeps_all_tokens_equals_the_dense_model(
         logits, states = logits_of(model, inputs), states_of(model, inputs)
     valid = tiny.valid(model, inputs, states.shape[2])
     torch.testing.assert_close(states[:, valid], dense[:, valid], atol=1e-5, rtol=1e-5)
-    if padding != "left":  # heads that read position 0 read padding there, in the dense model too
-        torch.testing.assert_close(logits, dense_logits, atol=1e-5, rtol=1e-5)
+    if logits.shape[:2] == valid.shape:  # a head for every token
+        logits, dense_logits = logits[valid], dense_logits[valid]
+    elif padding == "left":  # heads that read position 0 read padding there, dense ones too
+        return
+    torch.testing.assert_close(logits, dense_logits, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name, attention, padding, mode", CASES)
@@ -158,6 +172,8 @@ def oracle(
     mask = arguments.get("attention_mask")
     if mask is None and tiny.is_causal:
         mask = torch.ones(seq, seq, dtype=torch.bool).tril().expand(batch, 1, -1, -1)
+    if mask is None and tiny.has_flat_masks:
+        mask = torch.ones(batch, seq, dtype=torch.bool)
     arguments["attention_mask"] = hide_keys(mask, is_key, states.dtype)
     with unselected_rows_unchanged(layer, states, is_selected):
         output = type(layer).coda_original_class.forward(layer, states, **arguments)
@@ -177,7 +193,7 @@ def hide_keys(mask: Tensor | None, is_key: Tensor, dtype: torch.dtype) -> Tensor
         mask = torch.zeros(len(is_key), 1, is_key.shape[1], is_key.shape[1], dtype=dtype)
     if mask.dtype == torch.bool:
         return mask & pairs
-    if not mask.is_floating_point():
+    if not mask.is_floating_point() or (mask == 1).any():  # ones and zeros; additive masks hold 0
         return mask * pairs
     return mask.masked_fill(~pairs, torch.finfo(mask.dtype).min)
 
@@ -186,16 +202,20 @@ def hide_keys(mask: Tensor | None, is_key: Tensor, dtype: torch.dtype) -> Tensor
 def unselected_rows_unchanged(
     layer: ConditionalLayer, states: Tensor, is_selected: Tensor
 ) -> Iterator[None]:
-    """Show a convolution inside the layer the layer's input where tokens are not processed."""
-    convolution = getattr(layer, "conv_module", None)
-    if convolution is None:
+    """Show a Conformer's keys and convolution the layer's input where tokens are not processed."""
+    if not hasattr(layer, "conv_module"):
         yield
         return
-    handle = convolution.register_forward_pre_hook(
-        lambda module, args: (torch.where(is_selected.unsqueeze(-1), args[0], states), *args[1:])
+    is_processed = is_selected.unsqueeze(-1)
+    handles = (
+        layer.ffn1.register_forward_hook(lambda module, args, output: output * is_processed),
+        layer.conv_module.register_forward_pre_hook(
+            lambda module, args: (torch.where(is_processed, args[0], states), *args[1:])
+        ),
     )
     yield
-    handle.remove()
+    for handle in handles:
+        handle.remove()
 
 
 @pytest.mark.parametrize("name, attention, padding, mode", CASES)
@@ -236,11 +256,12 @@ def test_a_sequence_gets_the_same_answer_alone_and_in_a_padded_batch(
     name: str, attention: str, side: str, mode: str
 ) -> None:
     tiny = TINY_MODELS[name]
+    if not tiny.is_padding_invariant:
+        pytest.skip("the dense encoder's tokens depend on padding")
     model = make_conditional(tiny.build(attention), attention_mode=mode)
     inputs = tiny.make_inputs(side)
-    keep = inputs["attention_mask"][1].bool()
-    alone = {k: v[1:2] for k, v in inputs.items() if k != "attention_mask"}
-    alone[model.main_input_name] = alone[model.main_input_name][:, keep]
+    keep = inputs[tiny.mask_argument][1].bool()
+    alone = tiny.cut(inputs, 1, keep)
     if side == "left" and tiny.first_position is not None:
         start = tiny.first_position
         alone["position_ids"] = (keep.nonzero().flatten() + start)[None]
@@ -274,12 +295,24 @@ def test_the_frozen_layer_computes_on_the_chosen_tokens_alone(name: str, mode: s
     # Nothing but what k-to-all is for, keys and values, is computed for all tokens.
     assert all(is_key_or_value(path) for path in widths.get(seq, set())) or mode == "k_to_k"
     assert widths.keys() <= {top_k, *tiny.extra_rows} | ({seq} if mode == "k_to_all" else set())
-    assert len(widths[top_k]) >= 5 - (mode == "k_to_all")
+    assert len(widths[top_k]) >= 4  # queries, keys and values may be one map; output; two of an MLP
 
 
 def is_key_or_value(path: str) -> bool:
     name = path.rpartition(".")[2]
-    return name in ("key", "value", "k", "v", "k_proj", "v_proj", "k_lin", "v_lin", "Wqkv")
+    return name in (
+        "linear_k",
+        "linear_v",
+        "key",
+        "value",
+        "k",
+        "v",
+        "k_proj",
+        "v_proj",
+        "k_lin",
+        "v_lin",
+        "Wqkv",
+    )
 
 
 @pytest.mark.parametrize("name, mode", MODES)
@@ -325,7 +358,10 @@ def test_gradient_checkpointing_gives_the_same_gradients(
         )
     assert gradients[0].keys() == gradients[1].keys()
     for path, expected in gradients[0].items():
-        torch.testing.assert_close(gradients[1][path], expected, msg=lambda m, p=path: f"{p}: {m}")
+        actual, scale = gradients[1][path], expected.abs().max().clamp(min=1)
+        torch.testing.assert_close(
+            actual / scale, expected / scale, msg=lambda m, p=path: f"{p}: {m}"
+        )
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -385,13 +421,24 @@ def test_saving_and_loading_is_bit_exact(name: str, mode: str, tmp_path) -> None
 
 
 @pytest.mark.parametrize("name, mode", MODES)
-def test_copies_and_pickles_are_whole_and_independent(name: str, mode: str) -> None:
+def test_copies_are_whole_and_independent(name: str, mode: str) -> None:
     model, inputs = make_tiny(name, mode)
+    check_clone(model, copy.deepcopy(model), inputs)
+
+
+@pytest.mark.parametrize("name, mode", MODES)
+def test_pickles_are_whole_and_independent(name: str, mode: str) -> None:
+    model, inputs = make_tiny(name, mode)
+    check_clone(model, pickle.loads(pickle.dumps(model)), inputs)
+
+
+def check_clone(
+    model: PreTrainedModel, clone: PreTrainedModel, inputs: dict[str, Tensor]
+) -> None:
     with torch.no_grad():
         expected = logits_of(model, inputs)
-        for clone in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-            assert torch.equal(logits_of(clone, inputs), expected)
-            ca.detach(clone)
+        assert torch.equal(logits_of(clone, inputs), expected)
+        ca.detach(clone)
         assert torch.equal(logits_of(model, inputs), expected)
 
 
@@ -407,7 +454,10 @@ def test_half_precision_stays_close_to_float32(name: str, dtype: torch.dtype) ->
         ca.set_reduction_factor(model, 1.0001)
         reference = logits_of(model, inputs)
         half = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
-        actual = logits_of(model.to(dtype), half)
+        # Another model, because positions that the first one computed and kept have its type.
+        half_model = make_conditional(tiny.build(tiny.attention), reduction_factor=1.0001)
+        half_model.load_state_dict(model.state_dict())
+        actual = logits_of(half_model.to(dtype), half)
     assert actual.dtype == dtype
     scale = reference.abs().max()
     assert (actual.float() - reference).abs().max() / scale < 0.1
@@ -423,13 +473,12 @@ def test_rows_of_padding_and_single_tokens_stay_finite(
     tiny = TINY_MODELS[name]
     model = make_conditional(tiny.build(attention), attention_mode=mode)
     inputs = tiny.make_inputs("right")
-    inputs["attention_mask"][1] = 0
+    mask = inputs[tiny.mask_argument]
+    mask[1] = 0
     assert logits_of(model, inputs).isfinite().all()
-    inputs["attention_mask"][1, 0] = 1
+    mask[1, : tiny.units_per_token] = 1
     assert logits_of(model, inputs).isfinite().all()
-    main = model.main_input_name
-    single = inputs | {main: inputs[main][:, :1]}
-    single = {k: v[:1] for k, v in single.items() if k != "attention_mask"}
+    single = tiny.cut(inputs, 0, torch.arange(mask.shape[1]) < tiny.units_per_token)
     logits_of(model, single).sum().backward()
     for path, parameter in adapter_parameters(model, "default"):
         assert parameter.grad is None or parameter.grad.isfinite().all(), path
@@ -479,6 +528,8 @@ def test_inductor_compiles_a_conditional_model_and_its_gradients() -> None:
 
 
 def test_every_record_of_the_registry_is_under_contract() -> None:
-    families = {ca.architectures.architecture_of(name).model_types for name in TINY_MODELS}
-    covered = {model_type for family in families for model_type in family}
+    covered: set[str] = set()
+    for tiny in TINY_MODELS.values():
+        model = tiny.build(tiny.attention)
+        covered |= {model.config.model_type, *find_sites(model).spec.model_types}
     assert covered == set(ca.supported_architectures())

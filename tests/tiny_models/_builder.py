@@ -29,6 +29,13 @@ def pad_text(inputs: Inputs, side: str) -> Inputs:
     return inputs | {"input_ids": ids, "attention_mask": mask}
 
 
+def cut_text(inputs: Inputs, row: int, keep: Tensor) -> Inputs:
+    """Take one row, without a mask, and of its first input what `keep` says."""
+    main = next(iter(inputs))
+    one = {k: v[row : row + 1] for k, v in inputs.items() if k != "attention_mask"}
+    return one | {main: one[main][:, keep]}
+
+
 def mask_is_over_tokens(model: hf.PreTrainedModel, inputs: Inputs, seq: int) -> Tensor:
     """Return which tokens are valid, `[2, seq]`, where the mask counts tokens or is missing."""
     mask = inputs.get("attention_mask")
@@ -46,16 +53,23 @@ class TinyModel:
         num_suffix_tokens: Tokens at the end that are always routed.
         paddings: "none", and the sides on which the family takes padding.
         pad: `pad(inputs, side)` makes the second row shorter.
+        cut: `cut(inputs, row, keep)` takes one row, and of it what `keep`, a mask, shows.
+        mask_argument: The name of the mask among the inputs.
+        units_per_token: Units of the mask that make one token.
         valid: `valid(model, inputs, seq)` tells the valid tokens.
         attentions: Attention implementations that transformers offers for the family.
         has_k_to_all: Whether its attention can look beyond the chosen tokens.
         is_padding_invariant: Whether a row's result depends on that row alone in the dense model.
         first_position: The first position id, for families that number positions from the left
             end of the padded row unless they are told the ids.
+        reads_mask_when_dense: Whether the dense encoder hides padding; if not, conditional layers
+            know more than it does.
         is_causal: Tokens attend to earlier ones only.
+        has_flat_masks: Layers take masks `[batch, seq]`.
         extra_rows: Further numbers of rows that linear maps of a layer see, such as those of a
             table of relative positions.
-        skips: Checks that the dense family does not support itself: name of the check -> reason.
+        skips: Checks that the dense family does not support itself: name of the check, or of one
+            of its cases with the parameters in brackets -> reason.
     """
 
     build: Callable[[str], hf.PreTrainedModel]
@@ -64,12 +78,17 @@ class TinyModel:
     num_suffix_tokens: int = 0
     paddings: tuple[str, ...] = ("none",)
     pad: Callable[[Inputs, str], Inputs] = pad_text
+    cut: Callable[[Inputs, int, Tensor], Inputs] = cut_text
+    mask_argument: str = "attention_mask"
+    units_per_token: int = 1
     valid: Callable[[hf.PreTrainedModel, Inputs, int], Tensor] = mask_is_over_tokens
     attentions: tuple[str, ...] = ("eager", "sdpa")
     has_k_to_all: bool = True
     is_padding_invariant: bool = True
     first_position: int | None = None
+    reads_mask_when_dense: bool = True
     is_causal: bool = False
+    has_flat_masks: bool = False
     extra_rows: tuple[int, ...] = ()
     skips: Mapping[str, str] = field(default_factory=dict)
 
@@ -101,8 +120,13 @@ def builder(
 
 
 def text_inputs() -> Inputs:
-    """Two rows of token ids."""
-    return {"input_ids": torch.randint(3, VOCABULARY, (2, SEQ))}
+    """Two rows of token ids.
+
+    None occurs twice in a row: where positions are not in the embeddings, the first layer scores
+    equal tokens alike, and which of them it chooses is not defined.
+    """
+    rows = [torch.randperm(VOCABULARY - 3)[:SEQ] + 3 for _ in range(2)]
+    return {"input_ids": torch.stack(rows)}
 
 
 def sequence_to_sequence_inputs() -> Inputs:

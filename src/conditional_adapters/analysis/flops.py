@@ -5,18 +5,19 @@ tensors that have shapes but no memory, while torch counts the operations of mat
 convolutions and attention. Every architecture is covered, and what the count says is what runs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from .._sites import Sites, find_sites
-from ..attach import active_adapter, set_adapter
+from ..attach import active_adapter, without_adapter
 from ..errors import ConfigError
 
 
@@ -56,34 +57,45 @@ class FlopCount:
 
 
 def estimate_flops(
-    model: nn.Module, *, batch_size: int, sequence_length: int | None = None
+    model: nn.Module,
+    *,
+    batch_size: int | None = None,
+    sequence_length: int | None = None,
+    inputs: Mapping[str, Tensor] | None = None,
 ) -> FlopCount:
     """Count the floating-point operations of a forward pass through the encoder.
 
-    The task head is included, a decoder is not. Sequences are taken as full, without padding.
+    The task head is included, a decoder is not. Give sizes, and sequences are taken as full; or
+    give inputs, and the model computes on them, padding and all.
 
     Args:
         model: A conditional model with an active adapter.
         batch_size: Sequences per forward pass, >= 1.
-        sequence_length: Tokens per sequence, for text models. Models of images and speech have the
+        sequence_length: Tokens per sequence, for text models. Models of images and Whisper have the
             length that their configuration gives.
+        inputs: Arguments of the model instead of sizes. Those of a decoder are left out.
 
     Returns:
         The counts.
 
     Raises:
-        ConfigError: If a size is out of range, or the length is missing or not wanted.
+        ConfigError: If a size is out of range, is missing, or not wanted.
         AttachmentError: If the model has no active adapter.
     """
-    sites, name = find_sites(model), active_adapter(model)
-    inputs = dummy_inputs(sites, batch_size=batch_size, sequence_length=sequence_length)
-    runner = sites.runner
-    total = _count(runner, inputs)
-    set_adapter(model, None)
-    try:
-        dense = _count(runner, inputs)
-    finally:
-        set_adapter(model, name)
+    active_adapter(model)
+    sites = find_sites(model)
+    if (inputs is None) == (batch_size is None):
+        raise ConfigError("give estimate_flops either batch_size or inputs.")
+    count: Callable[[], int]
+    if inputs is None:
+        shapes = dummy_inputs(sites, batch_size=batch_size or 0, sequence_length=sequence_length)
+        count = partial(_count_shapes, sites.runner, shapes)
+    else:
+        arguments = {k: v for k, v in inputs.items() if not k.startswith("decoder_")}
+        count = partial(_count, sites.runner, arguments)
+    total = count()
+    with without_adapter(model):
+        dense = count()
     return FlopCount(total=total, dense=dense)
 
 
@@ -120,22 +132,33 @@ def dummy_inputs(
             f"{sequence_length}: its input size is fixed by its configuration."
         )
     dtype = next(p.dtype for p in sites.model.parameters() if p.is_floating_point())
-    if name == "pixel_values":
+    if name == "pixel_values" and hasattr(config, "image_size"):
         size = config.image_size
         height, width = size if isinstance(size, tuple | list) else (size, size)
-        return {name: ((batch_size, config.num_channels, height, width), dtype)}
-    frames = 2 * config.max_source_positions
-    return {name: ((batch_size, config.num_mel_bins, frames), dtype)}
+        frames = (config.num_frames,) if hasattr(config, "num_frames") else ()
+        return {name: ((batch_size, *frames, config.num_channels, height, width), dtype)}
+    if name == "input_features" and hasattr(config, "max_source_positions"):
+        frames = (config.num_mel_bins, 2 * config.max_source_positions)
+        return {name: ((batch_size, *frames), dtype)}
+    raise ConfigError(
+        f"the configuration of a {config.model_type!r} model does not give the size of its input. "
+        "Call estimate_flops(model, inputs=batch)."
+    )
 
 
-def _count(module: nn.Module, inputs: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> int:
+def _count_shapes(module: nn.Module, inputs: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> int:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        zeros = {k: torch.zeros(shape, dtype=dtype) for k, (shape, dtype) in inputs.items()}
+        return _count(module, zeros)
+
+
+def _count(module: nn.Module, inputs: Mapping[str, Tensor]) -> int:
     with (
         _evaluating(module),
         torch.no_grad(),
-        FakeTensorMode(allow_non_fake_inputs=True),
         FlopCounterMode(display=False, custom_mapping=_NOT_IN_TORCH) as counter,
     ):
-        module(**{k: torch.zeros(shape, dtype=dtype) for k, (shape, dtype) in inputs.items()})
+        module(**inputs)
     return int(counter.get_total_flops())
 
 

@@ -4,25 +4,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from .._sites import find_sites
 from ..attach import active_adapter, conditional_layers
 from ..modules import RoutingDecision
+from ..modules.sequence import CONTEXT_ARGUMENT
 
 
 @dataclass
 class RoutingRecord:
     """The decisions of the most recent forward pass.
 
+    ALBERT applies its layer many times. All applications share one router and one adapter, but
+    each has a decision of its own, since the states differ.
+
     Attributes:
         layers: One entry per encoder layer, in order; None for a layer that processed every token
-            (a dense layer, or reduction factor 1) or has not run yet.
+            (a dense layer, or reduction factor 1) or has not run yet. Where layers are applied
+            repeatedly: one entry per application, in the order of computation.
+        token_mask: True for real tokens; None if nothing is padding.
     """
 
     layers: list[RoutingDecision | None] = field(default_factory=list)
+    token_mask: Bool[Tensor, "batch seq"] | None = None
 
     def layer_counts(self) -> Int[Tensor, "batch seq"]:
         """Count, for each token, the routed layers that processed it."""
@@ -55,24 +64,50 @@ def record_routing(model: nn.Module) -> Iterator[RoutingRecord]:
     """
     name = active_adapter(model)
     layers = conditional_layers(model)
-    record = RoutingRecord([None] * len(layers))
-    handles = []
+    recorder = _Recorder(len(layers))
+    handles = [
+        find_sites(model).encoder.register_forward_pre_hook(recorder.restart),
+        layers[0].register_forward_pre_hook(recorder.store_mask, with_kwargs=True),
+    ]
     for index, layer in enumerate(layers):
         router = layer.coda_part(name).router
         if router is not None:
-            handles.append(router.register_forward_hook(partial(_store, record, index)))
+            handles.append(layer.register_forward_pre_hook(partial(recorder.enter, index)))
+            handles.append(router.register_forward_hook(partial(recorder.store, index)))
     try:
-        yield record
+        yield recorder.record
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _store(
-    record: RoutingRecord,
-    index: int,
-    router: nn.Module,
-    args: tuple[object, ...],
-    decision: RoutingDecision,
-) -> None:
-    record.layers[index] = decision
+class _Recorder:
+    """Fills a record: counts how often each layer ran, and stores each decision in its place.
+
+    The count is taken when a layer is called, not when its router is: gradient checkpointing runs
+    the router once more, and then the decision belongs where it is already.
+    """
+
+    def __init__(self, num_layers: int) -> None:
+        self.record = RoutingRecord([None] * num_layers)
+        self.applications = [0] * num_layers
+
+    def restart(self, encoder: nn.Module, args: object) -> None:
+        num_layers = len(self.applications)
+        self.record.layers = [None] * num_layers
+        self.applications = [0] * num_layers
+        self.record.token_mask = None
+
+    def store_mask(self, layer: nn.Module, args: object, kwargs: dict[str, Any]) -> None:
+        context = kwargs.get(CONTEXT_ARGUMENT)
+        self.record.token_mask = None if context is None else context.token_mask
+
+    def enter(self, index: int, layer: nn.Module, args: object) -> None:
+        self.applications[index] += 1
+
+    def store(self, index: int, router: nn.Module, args: object, decision: RoutingDecision) -> None:
+        num_layers = len(self.applications)
+        earlier = num_layers * (self.applications[index] - 1)
+        missing = earlier + num_layers - len(self.record.layers)
+        self.record.layers += [None] * missing
+        self.record.layers[earlier + index] = decision

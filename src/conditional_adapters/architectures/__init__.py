@@ -4,9 +4,36 @@ The mechanism is in `modules`; a record says where a family keeps its layers and
 of a layer mean.
 """
 
-from . import bert, dinov2, t5, vit, whisper  # noqa: F401
+from . import (  # noqa: F401
+    _refused,
+    albert,
+    bart,
+    bert,
+    clip,
+    conformer,
+    deberta,
+    deit,
+    dinov2,
+    dinov3,
+    distilbert,
+    mbart,
+    modernbert,
+    mpnet,
+    nomic_bert,
+    rembert,
+    roberta_prelayernorm,
+    siglip,
+    t5,
+    t5gemma,
+    umt5,
+    vit,
+    wav2vec2,
+    wavlm,
+    whisper,
+)
 from ._registry import architecture_of as architecture_of
 from ._registry import composite_path as composite_path
+from ._registry import refused_architectures as refused_architectures
 from ._registry import register_architecture as register_architecture
 from ._registry import supported_architectures as supported_architectures
 from ._spec import ArchitectureSpec as ArchitectureSpec

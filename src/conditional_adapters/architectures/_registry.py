@@ -5,6 +5,7 @@ from ._spec import ArchitectureSpec
 
 _SPECS: dict[str, ArchitectureSpec] = {}
 _COMPOSITES: dict[str, str] = {}
+_REFUSED: dict[str, str] = {}
 
 
 def register_architecture(spec: ArchitectureSpec) -> ArchitectureSpec:
@@ -39,6 +40,16 @@ def register_composite(model_type: str, path: str) -> None:
     _COMPOSITES[model_type] = path
 
 
+def refuse_architecture(model_types: tuple[str, ...], reason: str) -> None:
+    """Note that models cannot run on a subset of their tokens; a later record overrules it.
+
+    Args:
+        model_types: The `config.model_type` of each.
+        reason: What is in the way and what to use instead, in sentences that follow a colon.
+    """
+    _REFUSED.update(dict.fromkeys(model_types, reason))
+
+
 def composite_path(model_type: str) -> str | None:
     """Return where a composite model holds its encoder; None if it is not composite."""
     return _COMPOSITES.get(model_type)
@@ -47,6 +58,11 @@ def composite_path(model_type: str) -> str | None:
 def supported_architectures() -> tuple[str, ...]:
     """Return every `config.model_type` that `attach` knows, sorted."""
     return tuple(sorted(_SPECS | _COMPOSITES))
+
+
+def refused_architectures() -> dict[str, str]:
+    """Return the model types that are known not to work, with the reasons."""
+    return {t: reason for t, reason in _REFUSED.items() if t not in _SPECS}
 
 
 def architecture_of(model_type: str) -> ArchitectureSpec:
@@ -61,6 +77,11 @@ def architecture_of(model_type: str) -> ArchitectureSpec:
     Raises:
         UnsupportedArchitectureError: If there is none.
     """
+    reason = refused_architectures().get(model_type)
+    if reason is not None:
+        raise UnsupportedArchitectureError(
+            f"model type {model_type!r} cannot run on a subset of its tokens: {reason}"
+        )
     if model_type not in _SPECS:
         raise UnsupportedArchitectureError(
             f"no architecture record for model type {model_type!r}. Known types: "

@@ -29,12 +29,15 @@ class ArchitectureSpec:
         layers: Path of the encoder's list of layers.
         encoder: Path of the module that gets the users' attention mask and hands its keyword
             arguments on to the layers; "" is the base model itself.
+        passes_context: Whether it does hand keyword arguments on; if not, hooks on the layers add
+            what the layers need to know.
         mask_argument: Name of the mask among the arguments of `encoder`. If it has none of this
             name, sequences are taken as full.
         mask_source: Path of another module that gets the mask, and hands its keyword arguments on
             to `encoder`, but not the mask.
-        token_mask: `token_mask(module, mask)` turns a mask in other units (samples, frames of a
-            spectrogram) into one over tokens; None from it means that nothing is known.
+        token_mask: `token_mask(mask, inputs)` turns a mask in other units (samples, frames of a
+            spectrogram) into one over tokens, given the encoder's first argument; None from it
+            means that nothing is known.
         decoder_layers: Path of the decoder's list of layers; None if the family has no decoder.
         input_norm: The norm at the entry of a layer, relative to the layer, that also feeds router
             and adapter; None for post-norm layers, whose input is normalised already. A function
@@ -52,6 +55,8 @@ class ArchitectureSpec:
             for all tokens, by the argument's name.
         prepare_arguments: `prepare(layer, hidden_states, arguments)` completes the arguments for
             all tokens, in place, before they are gathered.
+        refuses: `refuses(config)` says what a model of this configuration has that the record does
+            not cover; None if it is covered.
 
     Raises:
         ConfigError: If a record contradicts itself.
@@ -60,9 +65,10 @@ class ArchitectureSpec:
     model_types: tuple[str, ...]
     layers: str
     encoder: str = ""
+    passes_context: bool = True
     mask_argument: str = "attention_mask"
     mask_source: str | None = None
-    token_mask: Callable[[nn.Module, Tensor], Tensor | None] | None = None
+    token_mask: Callable[[Tensor, Tensor], Tensor | None] | None = None
     decoder_layers: str | None = None
     input_norm: str | Callable[[PretrainedConfig], str | None] | None = None
     gathered: Mapping[str, TokenAxis] = field(default_factory=dict)
@@ -75,6 +81,7 @@ class ArchitectureSpec:
     submodule_mixins: Mapping[str, type[DynamicSubclass]] = field(default_factory=dict)
     carried_outputs: Mapping[int, str] = field(default_factory=dict)
     prepare_arguments: Callable[[nn.Module, Tensor, dict[str, Any]], None] | None = None
+    refuses: Callable[[PretrainedConfig], str | None] | None = None
 
     def __post_init__(self) -> None:
         if not self.model_types or isinstance(self.model_types, str):
@@ -85,6 +92,11 @@ class ArchitectureSpec:
         for name in ("num_prefix_tokens", "num_suffix_tokens"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        if self.mask_source is not None and not self.passes_context:
+            raise ConfigError(
+                "mask_source needs an encoder that hands on keyword arguments. Set encoder to the "
+                "module that gets the mask, and leave out mask_source."
+            )
         for position, name in self.carried_outputs.items():
             if position < 1:
                 raise ConfigError(

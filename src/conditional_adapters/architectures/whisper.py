@@ -1,14 +1,35 @@
-"""Whisper: a pre-norm encoder over 1500 frames, positions in the embeddings."""
+"""Whisper: a pre-norm encoder over windows of 1500 tokens, positions in the embeddings.
+
+A window of 30 seconds is mostly silence if the clip is short. The dense encoder cannot tell, and
+attends to all of it. With the feature extractor's attention mask (`return_attention_mask=True`)
+routed layers do know: k follows the speech, and tokens of silence are neither chosen nor attended
+to (docs/decisions/0005). Without a mask every window counts as full.
+"""
+
+from torch import Tensor
 
 from ..modules import TokenAxis
 from ._registry import register_architecture
 from ._spec import ArchitectureSpec
+
+
+def _frames_to_tokens(mask: Tensor, features: Tensor) -> Tensor | None:
+    """Halve a mask over frames, as the second convolution does.
+
+    Long recordings are cut into windows after their mask was made; such a mask is no mask of this
+    window.
+    """
+    fits = mask.shape == (features.shape[0], features.shape[-1])
+    return mask[:, ::2] if fits else None
+
 
 WHISPER = register_architecture(
     ArchitectureSpec(
         model_types=("whisper",),
         layers="encoder.layers",
         encoder="encoder",
+        mask_source="",  # the whole model keeps the mask to itself
+        token_mask=_frames_to_tokens,
         decoder_layers="decoder.layers",
         input_norm="self_attn_layer_norm",
         gathered={"attention_mask": TokenAxis.PADDING_MASK},

@@ -3,11 +3,15 @@
 from ._subclass import DynamicSubclass as DynamicSubclass
 from .adapter import ParallelAdapter as ParallelAdapter
 from .arguments import TokenAxis as TokenAxis
+from .arguments import TokenSelection as TokenSelection
+from .attention import MaskRoutedAttention as MaskRoutedAttention
 from .attention import RoutedAttention as RoutedAttention
 from .attention import RoutedTokens as RoutedTokens
 from .conditional_layer import ConditionalLayer as ConditionalLayer
 from .conditional_layer import LayerAdapter as LayerAdapter
 from .conditional_layer import LayerPlan as LayerPlan
+from .conformer import ConditionalConformerLayer as ConditionalConformerLayer
+from .conformer import ConformerAttention as ConformerAttention
 from .router import Router as Router
 from .router import RoutingDecision as RoutingDecision
 from .sequence import SequenceContext as SequenceContext

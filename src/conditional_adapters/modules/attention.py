@@ -39,7 +39,7 @@ class RoutedTokens(NamedTuple):
     indices: Int[Tensor, "batch k"]
     seq: int
     states: Float[Tensor, "batch seq hidden"] | None  # attention's input; None: keys are as given
-    position_embeddings: Any = None  # rotary tables (cos, sin) of all tokens
+    position_embeddings: Any = None  # tables of all positions, mostly rotary (cos, sin)
 
 
 class RoutedAttention(DynamicSubclass):
@@ -88,6 +88,21 @@ class RoutedAttention(DynamicSubclass):
         return None
 
 
+class MaskRoutedAttention(RoutedAttention):
+    """Mixin for a module that hands on nothing but its mask: the mask brings the tokens along."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """Call the frozen module."""
+        routed = kwargs.pop(ROUTED_ARGUMENT, None)
+        mask = attention_mask if routed is None else (attention_mask, routed)
+        return super().forward(hidden_states, mask, **kwargs)
+
+
 class _ConfigView:
     """A configuration that names our attention function and is otherwise the model's own."""
 
@@ -120,10 +135,12 @@ def _attention_function(name: str) -> Callable[..., Any]:
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        attention_mask: Tensor | None,
+        attention_mask: Tensor | tuple[Tensor | None, RoutedTokens] | None,
         **kwargs: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         routed: RoutedTokens | None = kwargs.pop(ROUTED_ARGUMENT, None)
+        if isinstance(attention_mask, tuple):  # see MaskRoutedAttention
+            attention_mask, routed = attention_mask
         if routed is not None:
             if routed.states is not None:
                 key, value = module.coda_keys_and_values(routed, query.shape[-1])

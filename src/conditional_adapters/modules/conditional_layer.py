@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from ..ops import gather_tokens, scatter_add_tokens_, token_budget
@@ -83,6 +84,15 @@ class ConditionalLayer(DynamicSubclass):
     coda_plan: LayerPlan
     coda_adapters: nn.ModuleDict
     coda_active: str | None
+
+    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Run hooks and `forward`; see there."""
+        is_checkpointed = self.training and getattr(self, "gradient_checkpointing", False)
+        if is_checkpointed and torch.is_grad_enabled() and not hidden_states.requires_grad:
+            # Reentrant checkpointing drops all gradients if no input has one, and what comes from
+            # frozen embeddings has none.
+            hidden_states = hidden_states.detach().requires_grad_()
+        return super().__call__(hidden_states, *args, **kwargs)
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Run the layer as the active adapter says.

@@ -1,14 +1,18 @@
 """What a forward pass knows about the lengths of its sequences, passed to layers as a value."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from inspect import signature
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-TokenMask: TypeAlias = Callable[[nn.Module, Tensor], Tensor | None]
+from ..errors import AttachmentError
+
+TokenMask: TypeAlias = Callable[[Tensor, Tensor], Tensor | None]
 
 # The keyword argument that carries a `SequenceContext` through a model's own forward functions.
 CONTEXT_ARGUMENT = "coda_context"
@@ -80,8 +84,9 @@ class ContextHook:
     Args:
         encoder: The module whose forward gets the users' attention mask, if the family has one.
         mask_argument: The name of the mask among its arguments.
-        token_mask: `token_mask(encoder, mask)` turns a mask in other units (samples, frames of a
-            spectrogram) into one over tokens; None from it means that nothing is known.
+        token_mask: `token_mask(mask, inputs)` turns a mask in other units (samples, frames of a
+            spectrogram) into one over tokens, given the encoder's first argument; None from it
+            means that nothing is known.
     """
 
     def __init__(
@@ -91,25 +96,103 @@ class ContextHook:
         token_mask: TokenMask | None = None,
     ) -> None:
         names = tuple(signature(encoder.forward).parameters)
-        self.mask_argument = mask_argument
+        self.input_argument, self.mask_argument = names[0], mask_argument
         self.mask_position = names.index(mask_argument) if mask_argument in names else None
         self.token_mask = token_mask
         self.is_active = False
         self.elastic_factors: tuple[float, ...] = ()
 
+    def register(
+        self, encoder: nn.Module, layers: Iterable[nn.Module]
+    ) -> tuple[RemovableHandle, ...]:
+        """Put the hook in its place.
+
+        Args:
+            encoder: The module it was made for.
+            layers: The layers that the context is for.
+
+        Returns:
+            What removes it again.
+        """
+        return (encoder.register_forward_pre_hook(self, with_kwargs=True),)
+
     def __call__(
         self, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Add the context to the arguments."""
-        if not self.is_active or CONTEXT_ARGUMENT in kwargs:
+        is_decoding = kwargs.get("encoder_outputs") is not None
+        if not self.is_active or is_decoding or CONTEXT_ARGUMENT in kwargs:
             return args, kwargs
         mask: Tensor | None = kwargs.get(self.mask_argument)
         if self.mask_position is not None and self.mask_position < len(args):
             mask = args[self.mask_position]
         if self.token_mask is not None and mask is not None:
-            mask = self.token_mask(encoder, mask)
+            mask = self.token_mask(mask, args[0] if args else kwargs[self.input_argument])
         factor = None
         if encoder.training and self.elastic_factors:
             factor = self.elastic_factors[int(torch.randint(len(self.elastic_factors), ()))]
         context = sequence_context(mask, reduction_factor=factor)
         return args, {**kwargs, CONTEXT_ARGUMENT: context}
+
+
+class RelayedContextHook(ContextHook):
+    """The same where the encoder does not hand keyword arguments on to its layers.
+
+    The context waits in a place of this thread until the encoder is done, and a hook on each layer
+    adds it to the arguments. Such hooks run outside gradient checkpointing, so a layer that is
+    computed again gets the value it got before.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        mask_argument: str = "attention_mask",
+        token_mask: TokenMask | None = None,
+    ) -> None:
+        super().__init__(encoder, mask_argument, token_mask)
+        self.current = _ThreadContext()
+
+    def register(
+        self, encoder: nn.Module, layers: Iterable[nn.Module]
+    ) -> tuple[RemovableHandle, ...]:
+        """Put the hook on the encoder, and its two helpers on encoder and layers."""
+        return (
+            *super().register(encoder, layers),
+            encoder.register_forward_hook(self.forget, always_call=True),
+            *(layer.register_forward_pre_hook(self.relay, with_kwargs=True) for layer in layers),
+        )
+
+    def __call__(
+        self, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Keep the context for the layers."""
+        self.current.context = super().__call__(encoder, args, kwargs)[1].get(CONTEXT_ARGUMENT)
+        return args, kwargs
+
+    def relay(
+        self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Add the context to the arguments of a layer."""
+        if not self.is_active or CONTEXT_ARGUMENT in kwargs:
+            return args, kwargs
+        if self.current.context is None:
+            raise AttachmentError(
+                f"a {type(layer).__name__} was called outside a forward pass of its model, which "
+                "alone knows the lengths of the sequences. Call the model. To save memory use its "
+                "own activation_checkpointing_enable(): it computes layers again with the same "
+                "arguments, wrappers around whole layers do not."
+            )
+        return args, {**kwargs, CONTEXT_ARGUMENT: self.current.context}
+
+    def forget(self, encoder: nn.Module, args: object, output: object) -> None:
+        """Forget the context when the forward pass is over."""
+        self.current.context = None
+
+
+class _ThreadContext(threading.local):
+    """The context of the forward pass that the calling thread is in."""
+
+    context: SequenceContext | None = None
+
+    def __reduce__(self) -> tuple[type["_ThreadContext"], tuple[()]]:
+        return _ThreadContext, ()  # a copy is in no forward pass

@@ -30,6 +30,33 @@ def classification_metrics(
     }
 
 
+def compare_accuracy(
+    scores: Float[np.ndarray, "rows classes"],
+    reference: Float[np.ndarray, "rows classes"],
+    labels: Int[np.ndarray, " rows"],
+) -> dict[str, float]:
+    """Compare two models on the same rows.
+
+    Args:
+        scores: Logits or probabilities of the model in question.
+        reference: Those of the model that it is compared with.
+        labels: The right classes.
+
+    Returns:
+        `accuracy_difference`, in [-1, 1], positive if the model is the better one, and `p_value` of
+        McNemar's exact test: how likely equally good models would differ at least so much.
+    """
+    from scipy.stats import binomtest
+
+    is_right, is_reference_right = scores.argmax(-1) == labels, reference.argmax(-1) == labels
+    won, lost = (is_right & ~is_reference_right).sum(), (~is_right & is_reference_right).sum()
+    p_value = binomtest(int(won), int(won + lost)).pvalue if won + lost else 1.0
+    return {
+        "accuracy_difference": float(won - lost) / len(labels),
+        "p_value": float(p_value),
+    }
+
+
 def trainer_metrics(prediction: "EvalPrediction") -> dict[str, float]:
     """Compute `classification_metrics` of what transformers' Trainer collected."""
     return classification_metrics(

@@ -1,0 +1,23 @@
+"""Conformers: blocks with a convolution over neighbours between attention and feed-forward.
+
+The block's parts are called one by one, because the convolution runs on all tokens (see
+`modules.conformer`). Its mask, `conv_attention_mask`, is therefore not gathered, and positions are
+gathered by the block itself.
+"""
+
+from ..modules import ConditionalConformerLayer, ConformerAttention, TokenAxis
+from ._registry import register_architecture
+from ._spec import ArchitectureSpec
+
+CONFORMER = register_architecture(
+    ArchitectureSpec(
+        model_types=("wav2vec2-conformer", "wav2vec2-bert"),
+        layers="encoder.layers",
+        encoder="encoder",  # gets the mask over frames
+        input_norm="ffn1_layer_norm",
+        gathered={"attention_mask": TokenAxis.PADDING_MASK},
+        attention="self_attn",
+        attention_mixin=ConformerAttention,
+        layer_mixin=ConditionalConformerLayer,
+    )
+)

@@ -1,0 +1,55 @@
+"""ModernBERT: pre-norm with rotary positions; most layers see a window around each token.
+
+The window is a mask over pairs of tokens, so gathering it keeps true distances. Implementations
+that count the window themselves would count gathered tokens. One projection makes queries, keys and
+values.
+"""
+
+from typing import Any
+
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from ..modules import RoutedAttention, RoutedTokens, TokenAxis
+from ..modules.attention import IMPLEMENTATIONS
+from ._registry import register_architecture
+from ._spec import ArchitectureSpec
+
+
+class FusedAttention(RoutedAttention):
+    """Take keys and values of all tokens from the projection to all three."""
+
+    Wqkv: Any
+
+    def coda_keys_and_values(self, routed: RoutedTokens, head_dim: int) -> tuple[Tensor, Tensor]:
+        """Project the states of all tokens, and rotate the keys."""
+        projected = self.Wqkv(routed.states).unflatten(-1, (3, -1, head_dim))
+        _, key, value = (part.transpose(1, 2) for part in projected.unbind(2))
+        return self.coda_rotate(key, routed), value
+
+
+def _counts_its_windows(config: PretrainedConfig) -> str | None:
+    implementation = config._attn_implementation
+    if implementation in IMPLEMENTATIONS:
+        return None
+    return (
+        f"{implementation!r} attention counts its windows in chosen tokens. Call "
+        "model.set_attn_implementation('sdpa') first"
+    )
+
+
+MODERNBERT = register_architecture(
+    ArchitectureSpec(
+        model_types=("modernbert",),
+        layers="layers",
+        input_norm="attn_norm",
+        gathered={
+            "attention_mask": TokenAxis.PAIR_MASK,
+            "position_embeddings": TokenAxis.TOKEN,
+        },
+        num_prefix_tokens=1,  # CLS
+        attention="attn",
+        attention_mixin=FusedAttention,
+        refuses=_counts_its_windows,
+    )
+)

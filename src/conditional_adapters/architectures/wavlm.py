@@ -1,0 +1,40 @@
+"""WavLM: as wav2vec 2.0, with a relative position bias that the first layer makes, as in T5.
+
+The gate on the bias is computed from each query alone. Attention does not go through transformers'
+attention functions.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..modules import TokenAxis
+from ._registry import register_architecture
+from ._spec import ArchitectureSpec
+from .wav2vec2 import input_norm
+
+
+def _prepare_position_bias(
+    layer: nn.Module, hidden_states: Tensor, arguments: dict[str, Any]
+) -> None:
+    """Compute the bias for all tokens if no earlier layer did."""
+    attention: Any = layer.attention
+    if arguments.get("position_bias") is None:
+        batch, seq, _ = hidden_states.shape
+        arguments["position_bias"] = attention.compute_bias(seq, seq).repeat(batch, 1, 1)
+
+
+WAVLM = register_architecture(
+    ArchitectureSpec(
+        model_types=("wavlm",),
+        layers="encoder.layers",
+        encoder="encoder",
+        input_norm=input_norm,
+        gathered={
+            "attention_mask": TokenAxis.PADDING_MASK,
+            "position_bias": TokenAxis.FLAT_PAIR,
+        },
+        carried_outputs={1: "position_bias"},
+        prepare_arguments=_prepare_position_bias,
+    )
+)
