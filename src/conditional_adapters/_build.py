@@ -44,11 +44,14 @@ def build_adapter(
                 layer, sites.decoder, sites, config, index, is_routed=False
             )
     _start_alike(sites, adapter_name)
+    saved = [sites.model.get_submodule(path) for path in heads]
     if config.train_norms:
+        in_heads = {module for head in saved for module in head.modules()}
         for norm in _norms(adapted):
-            add_copy(norm, adapter_name)
-    for path in heads:
-        add_copy(sites.model.get_submodule(path), adapter_name)
+            if norm not in in_heads:
+                add_copy(norm, adapter_name)
+    for head in saved:
+        add_copy(head, adapter_name)
 
 
 def _start_alike(sites: Sites, adapter_name: str) -> None:
@@ -69,9 +72,10 @@ def _make_conditional(layer: nn.Module, sites: Sites) -> ConditionalLayer:
         return layer
     plan = sites.spec.plan(layer, sites.config)
     conditional = become(layer, sites.spec.layer_mixin)
+    submodules = dict(layer.named_modules())
     for path, mixin in sites.spec.submodule_mixins.items():
-        if isinstance(submodule := layer.get_submodule(path), nn.Module):
-            become(submodule, mixin)
+        if path in submodules:
+            become(submodules[path], mixin)
     conditional.coda_plan = plan
     conditional.coda_adapters = nn.ModuleDict()
     conditional.coda_active = None

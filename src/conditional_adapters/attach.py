@@ -22,6 +22,7 @@ from .modules import ConditionalLayer, DynamicSubclass, RoutedAttention, Switcha
 from .modules._subclass import restore
 from .modules.attention import IMPLEMENTATIONS
 from .modules.sequence import ContextHook, RelayedContextHook
+from .modules.statistics import FrozenStatistics, freeze_statistics, unfreeze_statistics
 from .modules.switchable import remove_copies
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -55,10 +56,11 @@ def attach(
 ) -> ModelT:
     """Make a pretrained model conditional, in place.
 
-    Every parameter of the model is frozen (those that PEFT trains stay trainable). The adapter's
-    parameters are trainable; in half-precision models they are kept in float32. Right after this
-    call the layers still process only `ceil(n / r)` tokens, so outputs differ from the dense model
-    until the adapter is trained; with `reduction_factor=1` they are equal.
+    Every parameter of the model is frozen (those that PEFT trains stay trainable), and so are the
+    running statistics of normalisation layers. The adapter's parameters are trainable; in
+    half-precision models they are kept in float32. Right after this call the layers still process
+    only `ceil(n / r)` tokens, so outputs differ from the dense model until the adapter is trained;
+    with `reduction_factor=1` they are equal.
 
     Args:
         model: A transformers model of a supported type, or a PEFT model around one.
@@ -100,6 +102,7 @@ def attach(
         sites.model.requires_grad_(False)
     setattr(sites.model, _ATTRIBUTE, attachment)
     build_adapter(sites, config, adapter_name, heads)
+    freeze_statistics(sites.model)
     _register(model, config, adapter_name, heads)
     return model
 
@@ -178,6 +181,8 @@ def detach(model: ModelT) -> ModelT:
         elif isinstance(module, RoutedAttention):
             del module.coda_config
             restore(module)
+        elif isinstance(module, FrozenStatistics):
+            unfreeze_statistics(module, outer.training)
         elif isinstance(module, DynamicSubclass):
             restore(module)
     delattr(outer, _ATTRIBUTE)

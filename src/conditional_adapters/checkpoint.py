@@ -14,10 +14,10 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -46,6 +46,8 @@ TENSORS_FILE = "adapter_model.safetensors"
 PEFT_TYPE = "CODA"
 _PREFIX = "base_model.model."
 _METADATA_KEY = "adapter_config"
+ModelT = TypeVar("ModelT", bound=nn.Module)
+TensorT = TypeVar("TensorT", bound=Tensor)
 
 
 def save_adapter(
@@ -113,6 +115,60 @@ def load_adapter(
     get_attachment(model).configs[adapter_name] = config
 
 
+def attach_pretrained(
+    model: ModelT,
+    directory: str | os.PathLike[str],
+    config: ConditionalAdapterConfig | None = None,
+    *,
+    adapter_name: str = "default",
+) -> ModelT:
+    """Make a model conditional, starting from a pretrained adapter.
+
+    Unlike in `load_adapter`, the model may have another task head than the one of the pretraining,
+    or none: router, adapter and norms are read, a head is new and trains.
+
+    Args:
+        model: A dense model of the type that the adapter was pretrained with.
+        directory: What `save_adapter` wrote.
+        config: What to attach; None means as pretrained, with the default for `modules_to_save`.
+            What does not change the tensors, such as `reduction_factor`, may differ.
+        adapter_name: The name it gets.
+
+    Returns:
+        The same object.
+
+    Raises:
+        CheckpointError: If files are missing or damaged, or the adapter does not fit the model or
+            the configuration. The model is left as it was.
+        AttachmentError: If the model has conditional adapters already.
+    """
+    path = Path(directory)
+    described, tensors = _read(path)
+    _check_model(model, described, path, keys=("model_type",))
+    stored = replace(_interpret(described, path), modules_to_save=None)
+    try:
+        attach(model, config or stored, adapter_name=adapter_name)
+    except ConfigError as error:
+        raise CheckpointError(f"{path} does not fit this model: {error}") from error
+    heads = get_attachment(model).heads[adapter_name]
+    wanted = {
+        file_key(name, adapter_name): parameter
+        for name, parameter in adapter_parameters(model, adapter_name)
+    }
+    base = f"{_PREFIX}{transformers_model(model).base_model_prefix}."
+    try:
+        _copy(
+            _of_encoder(wanted, heads, base),
+            _of_encoder(tensors, described.get("modules_to_save") or (), base),
+            path,
+            remedy="Use the base model, and the shape of adapter, that it was pretrained with.",
+        )
+    except CheckpointError:
+        detach(model)
+        raise
+    return model
+
+
 def read_adapter_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what an adapter's directory says about it, without reading the tensors.
 
@@ -153,6 +209,10 @@ def _describe(model: nn.Module, adapter_name: str) -> dict[str, Any]:
         "base_model_name_or_path": outer.config.name_or_path or None,
         "model_type": outer.config.model_type,
         "model_class": type(outer).__name__,
+        "auto_mapping": {  # AutoPeftModel finds the class by it
+            "base_model_class": type(outer).__name__,
+            "parent_library": type(outer).__module__,
+        },
         "library_version": __version__,
         **attachment.configs[adapter_name].to_dict(),
         "modules_to_save": list(attachment.heads[adapter_name]),
@@ -235,10 +295,17 @@ def _interpret(described: dict[str, Any], path: Path) -> ConditionalAdapterConfi
         raise CheckpointError(f"{path / CONFIG_FILE}: {error}") from error
 
 
-def _check_model(model: nn.Module, described: dict[str, Any], path: Path) -> None:
+def _check_model(
+    model: nn.Module,
+    described: dict[str, Any],
+    path: Path,
+    *,
+    keys: tuple[str, ...] = ("model_type", "model_class"),
+) -> None:
     outer = transformers_model(model)
     found = {"model_type": outer.config.model_type, "model_class": type(outer).__name__}
-    for key, value in found.items():
+    for key in keys:
+        value = found[key]
         if described.get(key, value) != value:
             raise CheckpointError(
                 f"{path} holds an adapter for a {described[key]} model (base model "
@@ -286,6 +353,26 @@ def _copy_into(model: nn.Module, adapter_name: str, tensors: dict[str, Tensor], 
     wanted = {
         file_key(name, adapter_name): p for name, p in adapter_parameters(model, adapter_name)
     }
+    remedy = "Load the base model, with the number of labels, that the adapter was trained with."
+    _copy(wanted, tensors, path, remedy=remedy)
+
+
+def _of_encoder(
+    named: Mapping[str, TensorT], heads: Iterable[str], base: str
+) -> dict[str, TensorT]:
+    """Drop what belongs to task heads; name the rest as in the base model."""
+    prefixes = tuple(f"{_PREFIX}{head}." for head in heads)
+    return {
+        key.replace(base, _PREFIX, 1): value
+        for key, value in named.items()
+        if not key.startswith(prefixes)
+    }
+
+
+def _copy(
+    wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path, *, remedy: str
+) -> None:
+    """Copy tensors into those of the same names, all or none."""
     problems = [f"missing: {key}" for key in wanted if key not in tensors]
     problems += [f"unexpected: {key}" for key in tensors if key not in wanted]
     problems += [
@@ -297,8 +384,7 @@ def _copy_into(model: nn.Module, adapter_name: str, tensors: dict[str, Tensor], 
         shown = "".join(f"\n  {line}" for line in problems[:20])
         rest = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise CheckpointError(
-            f"{path} does not fit this model; nothing was loaded.{shown}{rest}\n"
-            "Load the base model, with the number of labels, that the adapter was trained with."
+            f"{path} does not fit this model; nothing was loaded.{shown}{rest}\n{remedy}"
         )
     with torch.no_grad():
         for key, parameter in wanted.items():

@@ -177,7 +177,9 @@ def test_the_benchmark_times_every_encoder_side_by_side(folder) -> None:
     assert ratios[0] > 1 == ratios[1] < ratios[2] < ratios[3]
 
 
-@pytest.mark.parametrize("verb", ["quickstart", "train", "evaluate", "predict", "bench"])
+@pytest.mark.parametrize(
+    "verb", ["quickstart", "pretrain", "train", "evaluate", "predict", "bench"]
+)
 def test_help_explains_every_verb(verb) -> None:
     help_text = run(verb, "--help").stdout
     assert "Usage" in help_text

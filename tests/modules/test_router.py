@@ -61,7 +61,18 @@ def test_scores_are_computed_in_float32_whatever_comes_in() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         decision = router(states, Budget(top_k=4))
     assert decision.router_logits.dtype == torch.float32
-    assert torch.equal(decision.router_logits, states.float() @ router.weight)
+    expected = (states.double() @ router.weight.double()).float()
+    torch.testing.assert_close(decision.router_logits, expected)
+
+
+@pytest.mark.parametrize("hidden", [8, 33, 384])
+def test_equal_tokens_score_alike_wherever_they_stand(hidden: int) -> None:
+    router, token = Router(hidden), torch.randn(hidden)
+    scores = [
+        router.score(token.expand(*shape, hidden).clone(), Budget(top_k=1))
+        for shape in ((1, 1), (1, 5), (2, 7), (2, 11), (8, 256))
+    ]
+    assert torch.cat([score.flatten() for score in scores]).unique().numel() == 1
 
 
 def test_the_gradient_reaches_tokens_that_were_not_chosen() -> None:

@@ -48,7 +48,7 @@ def test_a_missing_file_is_not_looked_up_as_a_hub_name(tmp_path, monkeypatch):
 
 def test_an_unknown_extension_lists_the_known_ones(tmp_path):
     path = write_lines(tmp_path / "x.xlsx", "PK")
-    known = ".csv, .tsv, .jsonl, .ndjson, .json, .parquet"
+    known = ".csv, .tsv, .jsonl, .ndjson, .json, .parquet, .txt"
     with pytest.raises(DataError, match=re.escape(f"extension '.xlsx'. Readable are {known}.")):
         load_text(path)
 

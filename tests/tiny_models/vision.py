@@ -1,6 +1,7 @@
 """Encoders of images, videos and spectrograms seen as images."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 import transformers as hf
@@ -8,6 +9,9 @@ from torch import Tensor
 
 from ._builder import (
     ENCODER,
+    HEADS,
+    HIDDEN,
+    LAYERS,
     VOCABULARY,
     Inputs,
     TinyModel,
@@ -247,4 +251,116 @@ CLIP_MODELS = {
     ),
 }
 
-VISION_MODELS = VIT_MODELS | DINO_MODELS | CLIP_MODELS
+
+def beit_like(**settings: object) -> TinyModel:
+    """Build BEiT with biases that matter: it starts with zeros."""
+    build_with_zeros = builder(
+        hf.BeitForImageClassification,
+        hf.BeitConfig,
+        **(ENCODER | IMAGE | {"layer_scale_init_value": 1.0} | settings),
+    )
+
+    def build(attention: str) -> hf.PreTrainedModel:
+        model = build_with_zeros(attention)
+        for path, parameter in model.named_parameters():
+            if path.endswith(("relative_position_bias_table", "position_embeddings")):
+                torch.nn.init.normal_(parameter)
+        return model
+
+    return TinyModel(build, image_inputs, num_prefix_tokens=1)
+
+
+BEIT_MODELS = {
+    "beit": beit_like(use_relative_position_bias=True),
+    "beit_shared_bias": beit_like(use_shared_relative_position_bias=True),
+    "beit_absolute": beit_like(use_absolute_position_embeddings=True),
+}
+
+DECODER = {"decoder_layers": 2, "decoder_attention_heads": HEADS, "decoder_ffn_dim": 48}
+PIX2STRUCT = {
+    "hidden_size": HIDDEN,
+    "patch_embed_hidden_size": 48,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "seq_len": 20,
+    "initializer_range": 0.02,
+}
+PIX2STRUCT_TEXT = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": HIDDEN,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_heads": HEADS,
+    "decoder_start_token_id": 0,
+}
+
+
+def read_image_inputs() -> Inputs:
+    """Two images, and what a decoder has written about them so far."""
+    return image_inputs() | {"decoder_input_ids": torch.randint(3, VOCABULARY, (2, 4))}
+
+
+def build_trocr(attention: str) -> hf.PreTrainedModel:
+    encoder = hf.ViTConfig(**ENCODER, **IMAGE)
+    decoder = hf.TrOCRConfig(
+        vocab_size=VOCABULARY,
+        d_model=HIDDEN,
+        max_position_embeddings=20,
+        cross_attention_hidden_size=HIDDEN,
+        is_decoder=True,
+        add_cross_attention=True,
+        **DECODER,
+    )
+    config = hf.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+        encoder, decoder, decoder_start_token_id=0, pad_token_id=1
+    )
+    config._attn_implementation = {"encoder": attention, "decoder": "eager", "": "eager"}
+    return hf.VisionEncoderDecoderModel(config).eval()
+
+
+def numbered_patch_inputs() -> Inputs:
+    """Two images of 11 patches, which begin with their row and column."""
+    places = torch.randint(1, 10, (2, 11, 2)).float()
+    return {"flattened_patches": torch.cat([places, torch.randn(2, 11, 48)], dim=-1)}
+
+
+def pad_numbered_patches(inputs: Inputs, side: str) -> Inputs:
+    """Make the second image four patches smaller."""
+    mask = torch.ones(2, 11)
+    mask[1, -4:] = 0
+    patches = inputs["flattened_patches"] * mask.unsqueeze(-1)
+    return inputs | {"flattened_patches": patches, "attention_mask": mask}
+
+
+PIX2STRUCT_VISION_MODEL = TinyModel(
+    builder(hf.Pix2StructVisionModel, hf.Pix2StructVisionConfig, **PIX2STRUCT),
+    numbered_patch_inputs,
+    paddings=("none", "right"),
+    pad=pad_numbered_patches,
+)
+READING_MODELS = {
+    "vision-encoder-decoder": TinyModel(build_trocr, read_image_inputs, num_prefix_tokens=1),
+    "pix2struct_vision_model": PIX2STRUCT_VISION_MODEL,
+    "pix2struct": replace(
+        PIX2STRUCT_VISION_MODEL,
+        build=builder(
+            hf.Pix2StructForConditionalGeneration,
+            hf.Pix2StructConfig,
+            vision_config=PIX2STRUCT,
+            text_config=PIX2STRUCT_TEXT,
+        ),
+        inputs=lambda: (
+            numbered_patch_inputs() | {"decoder_input_ids": torch.randint(3, VOCABULARY, (2, 4))}
+        ),
+        skips={
+            "test_gradient_checkpointing_gives_the_same_gradients": (
+                "transformers offers it for the parts of this model, not for the whole"
+            ),
+        },
+    ),
+}
+
+VISION_MODELS = VIT_MODELS | DINO_MODELS | CLIP_MODELS | BEIT_MODELS | READING_MODELS

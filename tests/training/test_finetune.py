@@ -4,7 +4,7 @@ from transformers import TrainingArguments
 
 import conditional_adapters as ca
 from conditional_adapters.training import TrainingSettings
-from conditional_adapters.training.finetune import ConditionalTrainer
+from conditional_adapters.training.trainer import ConditionalTrainer
 from tests.tiny_models import TINY_MODELS
 
 

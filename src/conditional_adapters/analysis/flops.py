@@ -3,6 +3,7 @@
 Nothing is estimated by formula: the model runs once with its adapter and once without, on fake
 tensors that have shapes but no memory, while torch counts the operations of matrix products,
 convolutions and attention. Every architecture is covered, and what the count says is what runs.
+Work per element (norms, activations, a router's scores) is not counted.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -27,14 +28,9 @@ def _attention_flop(
     return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
 
-def _mv_flop(matrix: tuple[int, int], vector: tuple[int], *, out_shape: object) -> int:
-    return 2 * matrix[0] * matrix[1]
-
-
-# Operations of our models that torch 2.13 does not count: attention on CPU, a router's scores.
+# Operations of our models that torch 2.13 does not count: attention on CPU.
 _NOT_IN_TORCH = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flop,
-    torch.ops.aten.mv: _mv_flop,
 }
 
 
@@ -138,8 +134,8 @@ def dummy_inputs(
         frames = (config.num_frames,) if hasattr(config, "num_frames") else ()
         return {name: ((batch_size, *frames, config.num_channels, height, width), dtype)}
     if name == "input_features" and hasattr(config, "max_source_positions"):
-        frames = (config.num_mel_bins, 2 * config.max_source_positions)
-        return {name: ((batch_size, *frames), dtype)}
+        shape = (batch_size, config.num_mel_bins, 2 * config.max_source_positions)
+        return {name: (shape, dtype)}
     raise ConfigError(
         f"the configuration of a {config.model_type!r} model does not give the size of its input. "
         "Call estimate_flops(model, inputs=batch)."

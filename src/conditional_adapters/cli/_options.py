@@ -8,8 +8,8 @@ import typer
 from ..errors import ConfigError
 
 _DATA_HELP = (
-    "CSV, TSV, JSONL or Parquet file; folder of a saved `datasets` set or of images by class; hub "
-    "name; or packaged:bbc, packaged:fashion-mnist."
+    "CSV, TSV, JSONL, Parquet or text file; folder of a saved `datasets` set or of images by "
+    "class; hub name; or packaged:bbc, packaged:fashion-mnist."
 )
 
 Adapter = Annotated[Path, typer.Option(help="Directory of a trained adapter (coda train).")]
@@ -40,6 +40,55 @@ OnBadRow = Annotated[
     ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Read only so many rows.")]
+
+_ADAPTER, _TRAINING = "Adapter", "Training"
+Factors = Annotated[
+    str,
+    typer.Option(
+        "--reduction-factor",
+        "-r",
+        help="r: heavy layers process n/r tokens. 1 is a dense adapter; 2,4,8 an elastic one.",
+        rich_help_panel=_ADAPTER,
+    ),
+]
+AdapterDim = Annotated[int, typer.Option(help="Width of the bottleneck.", rich_help_panel=_ADAPTER)]
+Epsilon = Annotated[
+    float, typer.Option(help="Temperature of the soft top-k.", rich_help_panel=_ADAPTER)
+]
+SoftTopK = Annotated[
+    str, typer.Option(metavar="[exact|iterative]", help="Method.", rich_help_panel=_ADAPTER)
+]
+Gate = Annotated[
+    str,
+    typer.Option(
+        metavar="[weighted|straight_through]", help="Update weights.", rich_help_panel=_ADAPTER
+    ),
+]
+Router = Annotated[
+    str,
+    typer.Option(
+        metavar="[learned|random|first|strided]",
+        help="How tokens are chosen.",
+        rich_help_panel=_ADAPTER,
+    ),
+]
+TrainNorms = Annotated[bool, typer.Option(help="Train layer norms.", rich_help_panel=_ADAPTER)]
+StepSize = Annotated[int, typer.Option(help="Rows per step.", rich_help_panel=_TRAINING)]
+LearningRate = Annotated[
+    float, typer.Option(help="Peak, of adapters, norms and head.", rich_help_panel=_TRAINING)
+]
+RouterLearningRate = Annotated[
+    float, typer.Option(help="Peak, of routers.", rich_help_panel=_TRAINING)
+]
+Schedule = Annotated[str, typer.Option(help="Learning rate schedule.", rich_help_panel=_TRAINING)]
+GradientCheckpointing = Annotated[
+    bool, typer.Option(help="Save memory, spend time.", rich_help_panel=_TRAINING)
+]
+Bf16 = Annotated[bool, typer.Option(help="Mixed precision.", rich_help_panel=_TRAINING)]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on from the last checkpoint.", rich_help_panel=_TRAINING),
+]
 
 
 def parse_factors(text: str) -> float | tuple[float, ...]:

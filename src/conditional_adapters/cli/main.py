@@ -7,7 +7,7 @@ import typer
 
 from .._version import __version__
 from ..errors import ConditionalAdapterError
-from . import bench, evaluate, predict, quickstart, train
+from . import bench, evaluate, predict, pretrain, quickstart, train
 from ._console import messages
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command()(quickstart.quickstart)
+app.command()(pretrain.pretrain)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(predict.predict)

@@ -7,6 +7,7 @@ import typer
 
 from ..analysis import count_parameters
 from ..attach import attach
+from ..checkpoint import attach_pretrained, read_adapter_config
 from ..config import ConditionalAdapterConfig
 from ..errors import ConfigError
 from ..tasks.bundle import save_classifier
@@ -24,6 +25,7 @@ _ADAPTER, _TRAINING, _DATA = "Adapter", "Training", "Data"
 
 
 def train(
+    context: typer.Context,
     model: options.Model,
     data: options.Data,
     output: Annotated[
@@ -50,68 +52,32 @@ def train(
     on_bad_row: options.OnBadRow = "stop",
     limit: options.Limit = None,
     max_length: options.MaxLength = None,
-    reduction_factor: Annotated[
-        str,
+    init: Annotated[
+        Path | None,
         typer.Option(
-            "--reduction-factor",
-            "-r",
-            help="r: heavy layers process n/r tokens. 1 is a dense adapter; 2,4,8 an elastic one.",
+            help="Start from this pretrained adapter (coda pretrain) and as it was configured, "
+            "except for options that are given.",
             rich_help_panel=_ADAPTER,
         ),
-    ] = f"{_CONFIG.default_reduction_factor:g}",
-    adapter_dim: Annotated[
-        int, typer.Option(help="Width of the bottleneck.", rich_help_panel=_ADAPTER)
-    ] = _CONFIG.adapter_dim,
-    epsilon: Annotated[
-        float, typer.Option(help="Temperature of the soft top-k.", rich_help_panel=_ADAPTER)
-    ] = _CONFIG.epsilon,
-    soft_topk: Annotated[
-        str,
-        typer.Option(metavar="[exact|iterative]", help="Method.", rich_help_panel=_ADAPTER),
-    ] = _CONFIG.soft_topk,
-    gate: Annotated[
-        str,
-        typer.Option(
-            metavar="[weighted|straight_through]", help="Update weights.", rich_help_panel=_ADAPTER
-        ),
-    ] = _CONFIG.gate,
-    router: Annotated[
-        str,
-        typer.Option(
-            metavar="[learned|random|first|strided]",
-            help="How tokens are chosen.",
-            rich_help_panel=_ADAPTER,
-        ),
-    ] = _CONFIG.router_kind,
-    train_norms: Annotated[
-        bool, typer.Option(help="Train layer norms.", rich_help_panel=_ADAPTER)
-    ] = _CONFIG.train_norms,
+    ] = None,
+    reduction_factor: options.Factors = f"{_CONFIG.default_reduction_factor:g}",
+    adapter_dim: options.AdapterDim = _CONFIG.adapter_dim,
+    epsilon: options.Epsilon = _CONFIG.epsilon,
+    soft_topk: options.SoftTopK = _CONFIG.soft_topk,
+    gate: options.Gate = _CONFIG.gate,
+    router: options.Router = _CONFIG.router_kind,
+    train_norms: options.TrainNorms = _CONFIG.train_norms,
     epochs: Annotated[
         float, typer.Option(help="Passes over the training rows.", rich_help_panel=_TRAINING)
     ] = _SETTINGS.epochs,
-    batch_size: Annotated[
-        int, typer.Option(help="Rows per step.", rich_help_panel=_TRAINING)
-    ] = _SETTINGS.batch_size,
-    learning_rate: Annotated[
-        float, typer.Option(help="Peak, of adapters and head.", rich_help_panel=_TRAINING)
-    ] = _SETTINGS.learning_rate,
-    router_learning_rate: Annotated[
-        float, typer.Option(help="Peak, of routers.", rich_help_panel=_TRAINING)
-    ] = _SETTINGS.router_learning_rate,
-    schedule: Annotated[
-        str, typer.Option(help="Learning rate schedule.", rich_help_panel=_TRAINING)
-    ] = _SETTINGS.schedule,
+    batch_size: options.StepSize = _SETTINGS.batch_size,
+    learning_rate: options.LearningRate = _SETTINGS.learning_rate,
+    router_learning_rate: options.RouterLearningRate = _SETTINGS.router_learning_rate,
+    schedule: options.Schedule = _SETTINGS.schedule,
     seed: options.Seed = _SETTINGS.seed,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option(help="Save memory, spend time.", rich_help_panel=_TRAINING)
-    ] = _SETTINGS.gradient_checkpointing,
-    bf16: Annotated[
-        bool, typer.Option(help="Mixed precision.", rich_help_panel=_TRAINING)
-    ] = _SETTINGS.bf16,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on from the last checkpoint.", rich_help_panel=_TRAINING),
-    ] = False,
+    gradient_checkpointing: options.GradientCheckpointing = _SETTINGS.gradient_checkpointing,
+    bf16: options.Bf16 = _SETTINGS.bf16,
+    resume: options.Resume = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Fine-tune a text or image classifier with conditional adapters.
@@ -119,17 +85,18 @@ def train(
     Writes OUTPUT/adapter, for coda evaluate, predict and bench and for load_adapter. Checkpoints
     and the TensorBoard log are in OUTPUT as well.
     """
-    config = ConditionalAdapterConfig.from_dict(
-        {
-            "reduction_factor": options.parse_factors(reduction_factor),
-            "adapter_dim": adapter_dim,
-            "epsilon": epsilon,
-            "soft_topk": soft_topk,
-            "gate": gate,
-            "router_kind": router,
-            "train_norms": train_norms,
-        }
-    )
+    chosen = {
+        "reduction_factor": options.parse_factors(reduction_factor),
+        "adapter_dim": adapter_dim,
+        "epsilon": epsilon,
+        "soft_topk": soft_topk,
+        "gate": gate,
+        "router_kind": router,
+        "train_norms": train_norms,
+    }
+    config = ConditionalAdapterConfig.from_dict(chosen)
+    if init is not None:
+        config = _config_of(init, _given(context, chosen))
     settings = TrainingSettings(
         epochs=epochs,
         batch_size=batch_size,
@@ -162,7 +129,10 @@ def train(
         )
     seed_everything(seed)
     classifier = load_classifier(model, labels, max_length=max_length)
-    attach(classifier.model, config)
+    if init is None:
+        attach(classifier.model, config)
+    else:
+        attach_pretrained(classifier.model, init, config)
     counts = count_parameters(classifier.model)
     messages.print(
         f"{len(train_rows):,} training and {len(test_rows):,} test rows, {len(labels)} classes; "
@@ -182,6 +152,24 @@ def train(
         print_json(summary)
     else:
         print_metrics(f"Saved {output / 'adapter'}", len(test_rows), metrics)
+
+
+def _given(context: typer.Context, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Return those options that the user typed."""
+    given = {}
+    for name, value in chosen.items():
+        source = context.get_parameter_source("router" if name == "router_kind" else name)
+        if source is not None and source.name == "COMMANDLINE":
+            given[name] = value
+    return given
+
+
+def _config_of(directory: Path, changes: dict[str, Any]) -> ConditionalAdapterConfig:
+    """Return the configuration of a pretrained adapter, for another task."""
+    stored = read_adapter_config(directory)
+    fields = ConditionalAdapterConfig.__dataclass_fields__
+    values = {key: value for key, value in stored.items() if key in fields}
+    return ConditionalAdapterConfig.from_dict({**values, "modules_to_save": None, **changes})
 
 
 def seed_everything(seed: int) -> None:

@@ -177,7 +177,9 @@ class Router(nn.Module):
         """Return the router's logits, in float32."""
         if self.kind == "learned":
             with torch.autocast(states.device.type, enabled=False):
-                return states.float() @ self.weight.float()
+                # A matrix-vector product would round equal tokens differently, by their place.
+                scores: Tensor = torch.linalg.vecdot(states.float(), self.weight.float())
+            return scores
         token_mask = budget.token_mask
         if token_mask is None:
             token_mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)

@@ -1,4 +1,4 @@
-"""Read CSV, TSV, JSON lines and Parquet files row by row.
+"""Read CSV, TSV, JSON lines, Parquet and plain text files row by row.
 
 A damaged record must be named by its line, and only it may be lost. The readers of pandas and
 pyarrow tell neither, so text files go through the standard library. Bytes that are not UTF-8
@@ -114,6 +114,19 @@ def _json_row(place: str, line: str) -> Row:
     return Row(place, cells)
 
 
+def _open_lines(path: Path) -> Table:
+    """Open a plain text file with one text per line."""
+    return Table(read=partial(_read_lines, path), columns=("text",), folder=path.parent)
+
+
+def _read_lines(path: Path, _columns: Sequence[str]) -> Iterator[Row]:
+    """Turn every line that is not blank into a row."""
+    with _open_text(path) as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield Row(f"{path}:{number}", {"text": line.strip()})
+
+
 def _open_parquet(path: Path) -> Table:
     """Open a Parquet file; only its schema is read now."""
     import datasets
@@ -158,4 +171,5 @@ FILE_OPENERS: Mapping[str, Callable[[Path], Table]] = {
     ".ndjson": _open_json_lines,
     ".json": _open_json_lines,
     ".parquet": _open_parquet,
+    ".txt": _open_lines,
 }

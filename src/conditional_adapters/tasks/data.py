@@ -3,14 +3,15 @@
 `load_rows` returns a `datasets.Dataset` with the columns `text` (a string) or `image` (decoded to
 RGB when it is read) and `label` (a `ClassLabel`), whatever the source calls them. Every row is
 looked at once, here: an empty text or a damaged image is named by its file and line before any
-training starts. `_sources` says what a source can be, `_cells` what a good cell is.
+training starts. `stream_rows` looks at each row when its turn comes, for data larger than memory.
+`_sources` says what a source can be, `_cells` what a good cell is.
 """
 
 import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -33,7 +34,7 @@ _LISTED_ROWS = 5  # bad rows that a message lists
 class DataSpec:
     """Where a data set is and how to read it."""
 
-    # A file (.csv, .tsv, .jsonl, .ndjson, .json, .parquet), a folder (of `save_to_disk`, or
+    # A file (.csv, .tsv, .jsonl, .ndjson, .json, .parquet, .txt), a folder (of `save_to_disk`, or
     # class_name/image.png), a hub name ("imdb", "nyu-mll/glue:sst2"), or "packaged:bbc",
     # "packaged:fashion-mnist".
     source: str
@@ -88,14 +89,8 @@ def load_rows(
             row while `spec.on_bad_row` is "stop".
         AssetError: If a packaged set is not installed.
     """
-    columns: dict[str, str] = {
-        modality: spec.text_column if modality == "text" else spec.image_column
-    }
-    if require_labels:
-        columns["label"] = spec.label_column
-    table = open_source(spec.source, spec.split)
-    _require_columns(spec.source, table, columns)
-    reader = _RowReader(table, columns, labels)
+    reader = _open_reader(spec, modality, labels, with_labels=require_labels)
+    table = reader.table
     bad_rows: list[str] = []
     examples = itertools.islice(_usable_rows(spec, reader, bad_rows), spec.limit)
     if modality == "image" and table.dataset is not None:
@@ -108,6 +103,58 @@ def load_rows(
         class_names = labels if labels is not None else table.class_names.get(spec.label_column)
         dataset = _add_labels(dataset, found, class_names)
     return dataset.select(np.fromiter(found, dtype=np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class RowStream:
+    """The rows of a data set without labels, read anew in every pass: for data beyond memory.
+
+    Rows are as those of `load_rows`, checked when their turn comes. A bad row raises `DataError`
+    then, or is left out and counted in a warning at the end of the pass.
+
+    Attributes:
+        spec: The source and how to read it.
+        modality: What the rows hold.
+    """
+
+    spec: DataSpec
+    modality: Modality
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Read the usable rows in their order."""
+        reader = _open_reader(self.spec, self.modality)
+        bad_rows: list[str] = []
+        num_usable = 0
+        for example in itertools.islice(_usable_rows(self.spec, reader, bad_rows), self.spec.limit):
+            num_usable += 1
+            yield {self.modality: self._decode(example.cell)}
+        if bad_rows:
+            warnings.warn(_skip_report(self.spec.source, bad_rows, num_usable), stacklevel=2)
+
+    def _decode(self, cell: Any) -> Any:  # noqa: ANN401
+        if self.modality == "text":
+            return cell
+        import datasets
+
+        return datasets.Image(mode="RGB").decode_example(cell)
+
+
+def stream_rows(spec: DataSpec, *, modality: Modality) -> RowStream:
+    """Open a data set without labels to be read again and again, never whole.
+
+    Args:
+        spec: The source and how to read it.
+        modality: What the rows hold.
+
+    Returns:
+        The rows.
+
+    Raises:
+        DataError: If the source cannot be opened or has no such column; what is wrong with a row
+            is found when it is read.
+    """
+    _open_reader(spec, modality)
+    return RowStream(spec, modality)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +205,24 @@ class _RowReader:
                 f"there is no field {column!r} (fields: {fields}; choose one with --{role}-column)"
             )
         return row.cells[column]
+
+
+def _open_reader(
+    spec: DataSpec,
+    modality: Modality,
+    labels: Sequence[str] | None = None,
+    *,
+    with_labels: bool = False,
+) -> _RowReader:
+    """Open a source and see that it has the columns."""
+    columns: dict[str, str] = {
+        modality: spec.text_column if modality == "text" else spec.image_column
+    }
+    if with_labels:
+        columns["label"] = spec.label_column
+    table = open_source(spec.source, spec.split)
+    _require_columns(spec.source, table, columns)
+    return _RowReader(table, columns, labels)
 
 
 def _require_columns(source: str, table: Table, columns: Mapping[str, str]) -> None:

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoModel,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -28,6 +28,7 @@ from ..assets import (
 )
 from ..errors import ConfigError, UnsupportedArchitectureError
 from .data import Modality
+from .preprocessing import Preprocessor
 
 PACKAGED = "packaged:"
 _CLASSIFIABLE: dict[str, Modality] = {"minilm": "text", "dinov2": "image"}
@@ -55,42 +56,31 @@ class Classifier:
     labels: tuple[str, ...]
     max_length: int | None
 
+    @property
+    def preprocessor(self) -> Preprocessor:
+        """What turns rows into the model's input."""
+        return Preprocessor(self.processor, self.modality, self.max_length)
+
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-        """Turn columns of rows into columns of model input.
-
-        Args:
-            rows: Columns `text` or `image`, and `label` if there are labels.
-
-        Returns:
-            The columns the model takes, unpadded, with `labels` if there are labels.
-        """
-        if self.modality == "text":
-            encoded = self.processor(
-                list(rows["text"]), truncation=True, max_length=self.max_length
-            )
-            columns = {key: list(values) for key, values in encoded.items()}
-        else:
-            pixels = self.processor(list(rows["image"]), return_tensors="pt")["pixel_values"]
-            columns = {"pixel_values": list(pixels)}
-        if "label" in rows:
-            columns["labels"] = list(rows["label"])
-        return columns
+        """Turn columns of rows into columns of model input; see `Preprocessor.encode`."""
+        return self.preprocessor.encode(rows)
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Pad encoded examples to the longest and stack them.
+        """Pad encoded examples to the longest and stack them; see `Preprocessor.collate`."""
+        return self.preprocessor.collate(examples)
 
-        Args:
-            examples: Encoded rows, at least one.
 
-        Returns:
-            A batch of tensors.
-        """
-        if self.modality == "text":
-            return dict(self.processor.pad(list(examples), return_tensors="pt"))
-        batch = {"pixel_values": torch.stack([e["pixel_values"] for e in examples])}
-        if "labels" in examples[0]:
-            batch["labels"] = torch.tensor([e["labels"] for e in examples])
-        return batch
+@dataclass(frozen=True)
+class Backbone:
+    """A pretrained model without a task, and what feeds it.
+
+    Attributes:
+        model: A transformers model, with the head that it was pretrained with or none.
+        preprocessor: What turns rows into its input.
+    """
+
+    model: PreTrainedModel
+    preprocessor: Preprocessor
 
 
 def modality_of(model_name: str) -> Modality:
@@ -147,23 +137,79 @@ def load_classifier(
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
     }
-    auto_model = _AUTO_MODELS[modality]
-    if model_name.startswith(PACKAGED):
-        name = _packaged_name(model_name)
-        model = load_packaged_model(name, auto_model, **settings)
-        processor: Any = (
-            load_packaged_tokenizer(name)
-            if modality == "text"
-            else load_packaged_image_processor(name)
-        )
+    settings["ignore_mismatched_sizes"] = True  # a head for other classes is replaced
+    model = _load_model(model_name, _AUTO_MODELS[modality], settings)
+    preprocessor = _load_preprocessor(model_name, model, modality, max_length)
+    return Classifier(
+        model, preprocessor.processor, modality, tuple(labels), preprocessor.max_length
+    )
+
+
+def load_backbone(
+    model_name: str, *, head: type | None = None, max_length: int | None = None
+) -> Backbone:
+    """Load a pretrained model to pretrain it further.
+
+    Args:
+        model_name: A local folder, a hub id, or "packaged:minilm" or "packaged:dinov2".
+        head: An auto class whose head is needed, as the model was pretrained with; None means the
+            model without any head.
+        max_length: Cut texts at so many tokens; None or a larger number than the model takes means
+            the model's limit.
+
+    Returns:
+        The model in evaluation mode, with what feeds it.
+
+    Raises:
+        ConfigError: If there is no such model or it has not such a head, or a number is out of
+            range.
+        UnsupportedArchitectureError: If it reads neither texts nor images.
+    """
+    modality = modality_of(model_name)
+    if head is None:
+        model = _load_model(model_name, AutoModel, {})
     else:
-        settings["ignore_mismatched_sizes"] = True  # a head for other classes is replaced
-        model = _from_pretrained(auto_model, model_name, **settings)
-        processor = _from_pretrained(
-            AutoTokenizer if modality == "text" else AutoImageProcessor, model_name
+        model = _load_model_with_head(model_name, head)
+    return Backbone(model, _load_preprocessor(model_name, model, modality, max_length))
+
+
+def _load_model(model_name: str, auto_class: Any, settings: dict[str, Any]) -> PreTrainedModel:  # noqa: ANN401
+    if model_name.startswith(PACKAGED):
+        settings.pop("ignore_mismatched_sizes", None)
+        return load_packaged_model(_packaged_name(model_name), auto_class, **settings)
+    model: PreTrainedModel = _from_pretrained(auto_class, model_name, **settings)
+    return model.eval()
+
+
+def _load_model_with_head(model_name: str, auto_class: Any) -> PreTrainedModel:  # noqa: ANN401
+    """Load a model with a pretrained head; a new one would not say anything about the states."""
+    missing = ["all of the head"]
+    if not model_name.startswith(PACKAGED):
+        model, info = _from_pretrained(auto_class, model_name, output_loading_info=True)
+        missing = sorted(info["missing_keys"])
+    if missing:
+        shown = ", ".join(missing[:5])
+        raise ConfigError(
+            f"{model_name!r} has no pretrained head for {auto_class.__name__} (missing: {shown}). "
+            "Take a checkpoint that has it, or --objective distillation, which needs none."
         )
+    result: PreTrainedModel = model.eval()
+    return result
+
+
+def _load_preprocessor(
+    model_name: str, model: PreTrainedModel, modality: Modality, max_length: int | None
+) -> Preprocessor:
+    processor: Any
+    if not model_name.startswith(PACKAGED):
+        auto_class = AutoTokenizer if modality == "text" else AutoImageProcessor
+        processor = _from_pretrained(auto_class, model_name)
+    elif modality == "text":
+        processor = load_packaged_tokenizer(_packaged_name(model_name))
+    else:
+        processor = load_packaged_image_processor(_packaged_name(model_name))
     limit = _text_limit(model, processor, max_length) if modality == "text" else None
-    return Classifier(model.eval(), processor, modality, tuple(labels), limit)
+    return Preprocessor(processor, modality, limit)
 
 
 def _text_limit(model: PreTrainedModel, processor: Any, wanted: int | None) -> int:  # noqa: ANN401
@@ -180,7 +226,7 @@ def _text_limit(model: PreTrainedModel, processor: Any, wanted: int | None) -> i
     if wanted > limit:
         warnings.warn(
             f"max_length {wanted} is more than the model takes; texts are cut at {limit} tokens.",
-            stacklevel=3,
+            stacklevel=4,
         )
     return min(wanted, limit)
 
@@ -190,7 +236,7 @@ def _packaged_name(model_name: str) -> str:
     if name not in _CLASSIFIABLE:
         known = [f"{PACKAGED}{n}" for n in packaged_model_names() if n in _CLASSIFIABLE]
         raise ConfigError(
-            f"{model_name!r} is no packaged classification backbone. Known ones: {known}."
+            f"{model_name!r} is no packaged model of texts or images. Known ones: {known}."
         )
     return name
 

@@ -1,0 +1,55 @@
+"""BEiT: as ViT, with relative positions, of all layers in common or of each its own.
+
+The common bias comes as part of the attention mask. A layer with its own bias makes it for as many
+tokens as it gets, so here it is handed the pairs of its choice instead.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..modules import DynamicSubclass, TokenAxis
+from ._registry import register_architecture
+from ._spec import ArchitectureSpec
+
+
+class GivenBias(DynamicSubclass):
+    """A relative position bias that may be given, in the argument that is passed on unread."""
+
+    def forward(
+        self,
+        window_size: tuple[int, int],
+        interpolate_pos_encoding: bool | Tensor = False,
+        dim_size: int | None = None,
+    ) -> Any:  # noqa: ANN401
+        """Return the bias for the pairs of a window, or the given one."""
+        if isinstance(interpolate_pos_encoding, Tensor):
+            return interpolate_pos_encoding
+        return super().forward(window_size, interpolate_pos_encoding, dim_size)
+
+
+def _prepare_bias(layer: nn.Module, hidden_states: Tensor, arguments: dict[str, Any]) -> None:
+    """Compute the layer's own bias for all tokens, if it has one."""
+    patch_size: Any = layer.patch_size
+    if layer.relative_position_bias is not None:
+        window = tuple(size // patch_size for size in arguments["resolution"])
+        arguments["interpolate_pos_encoding"] = layer.get_submodule("relative_position_bias")(
+            window, arguments["interpolate_pos_encoding"], hidden_states.shape[1]
+        )
+
+
+BEIT = register_architecture(
+    ArchitectureSpec(
+        model_types=("beit",),
+        layers="layers",
+        input_norm="layernorm_before",
+        gathered={
+            "attention_mask": TokenAxis.PAIR_MASK,
+            "interpolate_pos_encoding": TokenAxis.PAIR,
+        },
+        num_prefix_tokens=1,  # CLS
+        attention="attention",
+        submodule_mixins={"relative_position_bias": GivenBias},
+        prepare_arguments=_prepare_bias,
+    )
+)

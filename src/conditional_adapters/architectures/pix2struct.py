@@ -1,0 +1,22 @@
+"""Pix2Struct: a pre-norm encoder of patches, positions in the embeddings, no CLS.
+
+The model makes its mask itself if it gets none, and hands its keyword arguments to no one, so the
+record starts at the inner encoder.
+"""
+
+from ..modules import TokenAxis
+from ._registry import register_architecture, register_composite
+from ._spec import ArchitectureSpec
+
+PIX2STRUCT = register_architecture(
+    ArchitectureSpec(
+        model_types=("pix2struct_vision_model",),
+        layers="encoder.layer",
+        encoder="encoder",
+        input_norm="pre_attention_layer_norm",
+        gathered={"attention_mask": TokenAxis.PADDING_MASK},
+        attention="attention",
+    )
+)
+
+register_composite("pix2struct", "encoder")

@@ -1,0 +1,261 @@
+"""What PEFT and transformers find in a conditional model.
+
+They visit the modules of a model and speak to two kinds of them:
+
+- *tuner layers* switch adapters. A conditional model has one for all its layers, the
+  `AdapterSwitch`, a module without parameters at the root of the model.
+- *training wrappers* say what a parameter is called in a file. Here these are the modules that own
+  an adapter's parameters: the dictionary of parts in each layer, and the norms and heads with their
+  copies. They wrap nothing and change no name.
+
+So no parameter is recognised by a prefix of its name, and names in files are those that
+`save_adapter` writes.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
+from torch import Tensor, nn
+
+from .._sites import transformers_model
+from ..attach import adapter_parameters, detach, get_attachment, remove_adapter, set_adapter
+from ..errors import AttachmentError
+from ..modules import ConditionalLayer, DynamicSubclass, SwitchableModule
+from ..modules._subclass import become, restore
+
+SWITCH = "conditional_adapters"  # the name of the switch in the model
+MERGE_REFUSED = (
+    "conditional adapters cannot be merged: which tokens a layer processes depends on the input, "
+    "and no fixed weights do the same. Keep the adapter, or call unload() for the dense model."
+)
+
+
+@BaseTunerLayer.register
+class AdapterSwitch(nn.Module):
+    """Switches the adapters of a whole model, as PEFT asks its tuner layers to.
+
+    Args:
+        model: The transformers model whose adapters it switches.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._model = [model]  # in a list, or it would become a submodule of its own child
+        self.active_adapters: list[str] = []
+        self.disable_adapters = False
+        # A tuner layer names its dictionaries of parameters here, and what is merged.
+        self.adapter_layer_names: tuple[str, ...] = ()
+        self.other_param_names: tuple[str, ...] = ()
+        self.merged_adapters: list[str] = []
+        self.merged = False
+
+    @property
+    def active_adapter(self) -> list[str]:
+        """PEFT's other name for the active adapters."""
+        return self.active_adapters
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        """Choose the adapter that answers; only its parameters are trainable from now on."""
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        if len(names) > 1:
+            raise AttachmentError(
+                f"conditional adapters are active one at a time, got {names}. Name one of them."
+            )
+        self.active_adapters = names
+        self._run_active()
+        for name in get_attachment(self._model[0]).configs:
+            self.set_requires_grad(name, name in names and not inference_mode)
+
+    def enable_adapters(self, enabled: bool) -> None:
+        """Run the active adapter, or the dense model; what is trainable stays so."""
+        self.disable_adapters = not enabled
+        self._run_active()
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Drop an adapter; without the last one, the model is as it was before the first."""
+        model = self._model[0]
+        remaining = [name for name in get_attachment(model).configs if name != adapter_name]
+        was_active = adapter_name in self.active_adapters
+        if not remaining:
+            self.active_adapters = []
+            detach(model)
+            return
+        remove_adapter(model, adapter_name)
+        if was_active:
+            warnings.warn(
+                f"Adapter {adapter_name} was active which is now deleted. Setting active adapter "
+                f"to {remaining[0]}.",
+                stacklevel=4,
+            )
+            self.set_adapter(remaining[0])
+
+    def set_requires_grad(
+        self, adapter_names: str | Sequence[str], requires_grad: bool = True
+    ) -> None:
+        """Freeze or unfreeze adapters."""
+        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
+        for name in names:
+            for _, parameter in adapter_parameters(self._model[0], name):
+                parameter.requires_grad_(requires_grad)
+
+    def requires_grad_(self, requires_grad: bool = True) -> "AdapterSwitch":
+        """Freeze or unfreeze the active adapter, as transformers does after loading one."""
+        self.set_requires_grad(self.active_adapters, requires_grad)
+        return self
+
+    def merge(self, *args: object, **kwargs: object) -> None:
+        """Refuse; see the message."""
+        raise AttachmentError(MERGE_REFUSED)
+
+    def remove(self) -> None:
+        """Take the switch out of the model; `detach` calls it."""
+        model = self._model[0]
+        # A new dictionary, because a caller may be iterating over the old one.
+        model.__dict__["_modules"] = {k: v for k, v in model._modules.items() if v is not self}
+
+    def _get_available_adapters(self) -> set[str]:
+        return set(get_attachment(self._model[0]).configs)
+
+    def _move_adapter_to_device_of_base_layer(
+        self, adapter_name: str, device: torch.device | None = None
+    ) -> None:
+        for module in self._model[0].modules():
+            if isinstance(module, ConditionalLayer):
+                parts = module.coda_adapters
+            elif isinstance(module, SwitchableModule):
+                parts = module.coda_copies
+            else:
+                continue
+            own = [p for name, p in module.named_parameters() if "coda_" not in name]
+            if own and adapter_name in parts:
+                parts[adapter_name].to(device or own[0].device)
+
+    def _run_active(self) -> None:
+        model = self._model[0]
+        name = self.active_adapters[0] if self.active_adapters else None
+        parameters = [] if name is None else [p for _, p in adapter_parameters(model, name)]
+        trainable = [parameter.requires_grad for parameter in parameters]
+        set_adapter(model, None if self.disable_adapters else name)
+        for parameter, requires_grad in zip(parameters, trainable, strict=True):
+            parameter.requires_grad_(requires_grad)
+
+
+class _OwnsParameters:
+    """Mixin: tell PEFT the names of an adapter's parameters, and leave the rest to the switch."""
+
+    coda_parts: nn.ModuleDict
+    coda_path: ClassVar[str]  # where the parts are, relative to this module
+    peft_switch: list[AdapterSwitch]  # in a list, or it would become a submodule
+    adapter_layer_names = ("coda_parts",)
+
+    # PEFT's own looks into the module that it believes is wrapped.
+    __getattr__ = nn.Module.__getattr__
+
+    @property
+    def _adapters(self) -> set[str]:
+        return set(self.coda_parts)
+
+    @property
+    def active_adapter(self) -> list[str]:
+        return self.peft_switch[0].active_adapters
+
+    @property
+    def active_adapters(self) -> list[str]:
+        return self.peft_switch[0].active_adapters
+
+    @property
+    def disable_adapters(self) -> bool:
+        return self.peft_switch[0].disable_adapters
+
+    def adapter_state_dict_load_map(self, adapter_name: str) -> dict[str, str]:
+        """Return names in the file -> names in the model, both relative to this module."""
+        if adapter_name not in self.coda_parts:
+            return {}
+        names = [name for name, _ in self.coda_parts[adapter_name].named_parameters()]
+        return {name: f"{self.coda_path}{adapter_name}.{name}" for name in names}
+
+    def adapter_state_dict(
+        self, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Pick an adapter's tensors and give them their names in the file."""
+        names = self.adapter_state_dict_load_map(adapter_name)
+        return {key: state_dict[name] for key, name in names.items()}
+
+    def _get_available_adapters(self) -> set[str]:
+        return self._adapters
+
+    def check_set_adapter(self, adapter_name: str | list[str]) -> str | None:
+        """Agree; the switch has checked."""
+        return adapter_name if isinstance(adapter_name, str) else next(iter(adapter_name), None)
+
+    def _leave_it_to_the_switch(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    update = set_adapter = enable_adapters = _leave_it_to_the_switch
+    delete_adapter = set_requires_grad = _leave_it_to_the_switch
+
+
+class PeftPartsModule(_OwnsParameters, DynamicSubclass, AuxiliaryTrainingWrapper):
+    """Mixin for the dictionary of adapters in a conditional layer."""
+
+    coda_path = ""
+
+    @property
+    def coda_parts(self) -> nn.ModuleDict:  # type: ignore[override]
+        """The adapters, by name."""
+        return cast("nn.ModuleDict", self)
+
+
+class PeftSwitchableModule(_OwnsParameters, SwitchableModule, ModulesToSaveWrapper):
+    """Mixin for a norm or head: what PEFT knows as a module to save."""
+
+    coda_path = "coda_copies."
+
+    @property
+    def coda_parts(self) -> nn.ModuleDict:  # type: ignore[override]
+        """The copies, by adapter."""
+        return self.coda_copies
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Call the active copy, or the original module; PEFT's forward is not asked."""
+        if self.coda_active is not None and self.coda_active in self.coda_copies:
+            return self.coda_copies[self.coda_active](*args, **kwargs)
+        return self.coda_original_class.forward(self, *args, **kwargs)
+
+
+def find_switch(model: nn.Module) -> AdapterSwitch | None:
+    """Return the switch of a model that PEFT made conditional."""
+    return next((m for m in model.modules() if isinstance(m, AdapterSwitch)), None)
+
+
+def introduce_to_peft(model: nn.Module) -> AdapterSwitch:
+    """Let PEFT find its way in a model that `attach` or `add_adapter` was called on.
+
+    Args:
+        model: A conditional model.
+
+    Returns:
+        The model's switch; made if it is the first adapter.
+    """
+    outer, switch = transformers_model(model), find_switch(model)
+    if switch is None:
+        switch = AdapterSwitch(outer)
+        outer.add_module(SWITCH, switch)
+        get_attachment(model).handles += (switch,)
+    for module in list(outer.modules()):
+        if isinstance(module, ConditionalLayer):
+            owner: nn.Module = module.coda_adapters
+            mixin: type[DynamicSubclass] = PeftPartsModule
+        elif isinstance(module, SwitchableModule):
+            owner, mixin = module, PeftSwitchableModule
+        else:
+            continue
+        if not isinstance(owner, _OwnsParameters):
+            if isinstance(owner, DynamicSubclass):
+                restore(owner)
+            cast("_OwnsParameters", become(owner, mixin)).peft_switch = [switch]
+    return switch

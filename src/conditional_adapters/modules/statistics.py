@@ -1,0 +1,30 @@
+"""Normalisation by running statistics, which freezing parameters alone does not freeze."""
+
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from ._subclass import DynamicSubclass, become, restore
+
+
+class FrozenStatistics(DynamicSubclass):
+    """Mixin: stay in evaluation mode, neither using nor gathering statistics of a batch."""
+
+    def train(self, mode: bool = True) -> Any:  # noqa: ANN401
+        """Ignore the mode."""
+        return super().train(False)
+
+
+def freeze_statistics(model: nn.Module) -> None:
+    """Freeze the statistics of every normalisation in `model` whose parameters are frozen."""
+    for module in list(model.modules()):
+        is_frozen = not any(p.requires_grad for p in module.parameters())
+        if isinstance(module, _NormBase) and is_frozen:
+            become(module, FrozenStatistics).eval()
+
+
+def unfreeze_statistics(module: nn.Module, training: bool) -> None:
+    """Undo `freeze_statistics` for one module."""
+    restore(module)
+    module.train(training)
