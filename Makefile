@@ -34,8 +34,8 @@ demo: setup  ## Train MiniLM on BBC News, dense and conditional, and compare (th
 	$(BIN)/coda quickstart
 
 test: setup  ## Run all tests
-	$(PYTEST) --jaxtyping-packages=$(SHAPE_CHECKED),beartype.beartype -m "not compile"
-	$(PYTEST) -m compile
+	$(PYTEST) --jaxtyping-packages=$(SHAPE_CHECKED),beartype.beartype -m "not compile" --junitxml=build/tests.xml
+	$(PYTEST) -m compile --junitxml=build/compile.xml
 
 check: setup  ## Lint, types, docstrings
 	$(BIN)/ruff check .
@@ -51,10 +51,8 @@ bench: setup  ## Measure operators and models; writes benchmarks/results/*.json
 	$(BIN)/python benchmarks/ops/soft_topk.py
 	$(BIN)/coda bench --json > benchmarks/results/minilm.json
 
-support-matrix: setup  ## Run the contract tests and write docs/support-matrix.md from their outcome
-	mkdir -p build
-	$(PYTEST) tests/contracts/test_architectures.py --junitxml=build/contracts.xml
-	$(BIN)/python -m scripts.support_matrix build/contracts.xml
+support-matrix: test  ## Run all tests and write docs/support-matrix.md from their outcome
+	$(BIN)/python -m scripts.support_matrix build/tests.xml build/compile.xml
 
 clean:  ## Remove the environment and build products
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

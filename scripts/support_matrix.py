@@ -1,12 +1,13 @@
 """Write docs/support-matrix.md from the outcome of the contract tests: `make support-matrix`.
 
-Reads the JUnit report of `pytest tests/contracts/test_architectures.py`. A cell is a tick only if
+Reads the JUnit reports of the tests. A cell is a tick only if
 every test behind it passed; what was skipped has a footnote with the reason that the test gave.
 """
 
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -39,9 +40,9 @@ A tick means that all tests behind it passed: outputs equal to the dense model's
 kept, and to the dense layer with masked keys otherwise; budgets, always-routed tokens and padding;
 gradients; copies; save, load and detach bit for bit. *right* and *left* are sides of padding,
 *half* is bfloat16 and float16, *compile* is `torch.compile(fullgraph=True)`, and the last column
-counts tests. A dash is something that the family does not have. Flash and flex attention are
-unverified: they need a GPU. The tests are in `tests/contracts/test_architectures.py`, the models in
-`tests/tiny_models/`.
+counts tests. A dash is something that the family does not have. Flash attention is unverified, as
+it needs a GPU; flex attention is refused. The tests are in `tests/contracts/test_architectures.py`,
+the models in `tests/tiny_models/`.
 
 {table}
 
@@ -66,12 +67,12 @@ class Cell:
     reasons: list[str] = field(default_factory=list)
 
 
-def read(report: Path) -> dict[str, dict[str, Cell]]:
+def read(reports: list[Path]) -> dict[str, dict[str, Cell]]:
     """Sort the outcome of every parametrised contract test into cells, per tiny model."""
     table: dict[str, dict[str, Cell]] = defaultdict(lambda: defaultdict(Cell))
-    for case in ElementTree.parse(report).iter("testcase"):
+    for case in chain.from_iterable(ElementTree.parse(r).iter("testcase") for r in reports):
         properties = {p.get("name"): p.get("value") for p in case.iter("property")}
-        if "name" not in properties:
+        if properties.get("name") not in TINY_MODELS:
             continue
         check = CHECKS.get(case.get("name", "").partition("[")[0])
         values = {properties.get(key) for key in ("attention", "padding", "side", "mode")}
@@ -140,8 +141,8 @@ def describe(model_type: str) -> str:
 
 
 def main() -> None:
-    """Read the report named on the command line and write the page."""
-    table = read(Path(sys.argv[1]))
+    """Read the reports named on the command line and write the page."""
+    table = read([Path(report) for report in sys.argv[1:]])
     TARGET.write_text(render(table))
     failed = sorted(name for name, cells in table.items() if cells["all"].failed)
     print(f"{TARGET}: {len(table)} tiny models, failures in {failed or 'none'}")

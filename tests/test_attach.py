@@ -85,6 +85,13 @@ def test_what_does_not_fit_the_model_is_refused_before_it_is_touched(settings, m
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_flex_attention_is_refused() -> None:
+    model = tiny_bert()
+    model.config._attn_implementation = "flex_attention"
+    with pytest.raises(ca.ConfigError, match="flex attention is not supported"):
+        ca.attach(model, CONFIG)
+
+
 def test_an_odd_adapter_name_is_refused() -> None:
     with pytest.raises(ca.ConfigError, match=r"got 'a\.b'"):
         ca.attach(tiny_bert(), CONFIG, adapter_name="a.b")

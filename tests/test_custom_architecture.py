@@ -178,3 +178,26 @@ def test_a_model_type_has_one_record(monkeypatch) -> None:
 def test_a_record_that_contradicts_itself_is_refused(settings, message) -> None:
     with pytest.raises(ca.ConfigError, match=message):
         ca.ArchitectureSpec(layers="layers", **settings)
+
+
+RECORDS = sorted(
+    path
+    for path in Path(_registry.__file__).parent.glob("*.py")
+    if path.stem not in ("__init__", "_registry", "_spec")
+)
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_a_record_is_short_and_the_mechanism_knows_no_names(path: Path) -> None:
+    code = path.read_text()
+    assert len(code.splitlines()) < 60
+    assert not re.search(r"model_type\s*(==|in\b)", code)
+
+
+def test_the_support_matrix_is_up_to_date() -> None:
+    page = (DOCS.parent / "support-matrix.md").read_text()
+    assert "failed" not in page, "run make support-matrix when the tests pass"
+    named = set(re.findall(r"^(?:\||-) `([^`]+)`", page, flags=re.MULTILINE))
+    assert named == {*ca.supported_architectures(), *_registry.refused_architectures()}
+    tested = {line.split("|")[2].strip() for line in page.splitlines() if line.count("|") > 4}
+    assert tested - {"tested as", "---"} == set(TINY_MODELS)

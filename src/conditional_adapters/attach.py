@@ -357,6 +357,11 @@ def _check(sites: Sites, config: ConditionalAdapterConfig, adapter_name: str) ->
             f"attention_mode 'k_to_all' is not available for {sites.config.model_type!r}: its "
             "attention does not go through transformers' attention functions. Use 'k_to_k'."
         )
+    if sites.config._attn_implementation == "flex_attention":
+        raise ConfigError(
+            "flex attention is not supported: its block masks cannot be reduced to chosen tokens. "
+            "Call model.set_attn_implementation('sdpa') first."
+        )
     if config.attention_mode == "k_to_all" or sites.spec.attention_mixin.coda_for_any_keys:
         implementation = sites.config._attn_implementation
         if implementation not in IMPLEMENTATIONS:

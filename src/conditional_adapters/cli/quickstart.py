@@ -86,8 +86,8 @@ def quickstart(
     run(f"{name}, same steps", conditional, epochs)
     seconds_per_epoch = runs[1]["training_seconds"] / epochs
     affordable = math.floor(runs[0]["training_seconds"] / seconds_per_epoch)
-    # Four passes show the point and keep the whole under twelve minutes on two cores.
-    classifier = run(f"{name}, no more time", conditional, max(min(affordable, 4.0), epochs))
+    # Three passes show the point and keep the whole under twelve minutes on two cores.
+    classifier = run(f"{name}, no more time", conditional, max(min(affordable, 3.0), epochs))
 
     adapter = save_classifier(classifier, output / "adapter", base_model=_MODEL)
     _measure_speed(classifier, output / "run1" / "adapter", test_rows, runs)

@@ -136,7 +136,8 @@ class ConditionalLayer(DynamicSubclass):
             )
         output = self._coda_process(hidden_states, chosen, gathered, selection)
         weights = decision.selected_weights.to(chosen.dtype).unsqueeze(-1)
-        update = (_states(output) - chosen) * weights
+        update = _states(output) - chosen
+        update = update * weights if torch.is_grad_enabled() else update.mul_(weights)
         light = parts.adapter(normalised, hidden_states)
         states = scatter_add_tokens_(light, selection.indices, update)
         carried = {i: arguments[name] for i, name in plan.carried_outputs.items()}
