@@ -135,6 +135,17 @@ TEXT_MODELS = {
         pad_token_id=0,
         mask_token_id=1,
     ),
+    "eurobert": bert_like(
+        hf.EuroBertForSequenceClassification,
+        hf.EuroBertConfig,
+        None,
+        classifier_pooling="bos",
+        num_key_value_heads=2,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        mask_token_id=1,
+    ),
     "deberta-v2": replace(
         deberta_like(conv_kernel_size=3),
         skips={

@@ -18,6 +18,7 @@ from . import (  # noqa: F401
     dinov3,
     distilbert,
     encoder_decoder,
+    eurobert,
     mbart,
     modernbert,
     mpnet,

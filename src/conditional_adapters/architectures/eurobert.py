@@ -1,0 +1,20 @@
+"""EuroBERT: pre-norm with rotary positions; several queries share a key and a value."""
+
+from ..modules import TokenAxis
+from ._registry import register_architecture
+from ._spec import ArchitectureSpec
+
+EUROBERT = register_architecture(
+    ArchitectureSpec(
+        model_types=("eurobert",),
+        layers="layers",
+        input_norm="input_layernorm",
+        gathered={
+            "attention_mask": TokenAxis.PADDING_MASK,
+            "position_embeddings": TokenAxis.TOKEN,
+            "position_ids": TokenAxis.TOKEN,
+        },
+        num_prefix_tokens=1,  # beginning of sequence
+        attention="self_attn",
+    )
+)
