@@ -1,26 +1,41 @@
-"""Find the largest scores of a row; among equal ones the earlier token comes first.
+"""Find the largest scores of a row, by comparing integers instead of floats.
+
+Read as an integer, the bits of a float order positive numbers by value and negative ones the other
+way round; flipping all bits of a negative number but its sign puts both in order. On the CPU a
+comparison of floats has to look out for NaN, and `topk` on integers takes a third less time.
 
 Equal scores are not rare: where positions are not in the embeddings (T5, rotary encoders), equal
-tokens of a text have equal scores in the first layer. `topk` cuts such ties anywhere, so that a row
-could choose differently alone and in a padded batch. Here every score becomes an integer that
-grows with it, with the position in its lower half; no two of them are equal. On a CPU integers are
-also faster to compare than floats, which may be NaN.
+tokens of a text have equal scores in the first layer. `topk` cuts such ties anywhere, which does not
+matter to soft weights, but then a row could choose other tokens alone and in a padded batch.
 """
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_LARGEST = torch.iinfo(torch.int32).max
+_INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def largest_indices(scores: Float[Tensor, "*batch seq"], count: int) -> Int[Tensor, "*batch count"]:
-    """Return the positions of the `count` largest scores, from the largest down."""
+    """Return the positions of the `count` largest scores, from the largest down; ties anyhow."""
+    return _ordered_bits(scores).topk(count).indices
+
+
+def first_largest_indices(
+    scores: Float[Tensor, "*batch seq"], count: int
+) -> Int[Tensor, "*batch count"]:
+    """Return the same, and among equal scores the earlier token first."""
     if scores.dtype == torch.float64:  # no room for a position
         return scores.sort(dim=-1, descending=True, stable=True).indices[..., :count]
-    bits = (scores.float() + 0.0).view(torch.int32)  # + 0.0 makes one zero of both
-    # The bits of positive floats are in order; those of negative ones the other way round.
-    ordered = bits ^ ((bits >> 31) & _LARGEST)
+    # The position in the lower half of an integer twice as long; + 0.0 makes one zero of both.
+    ordered = _ordered_bits(scores.float() + 0.0).long()
     seq = scores.shape[-1]
     earlier_first = torch.arange(seq - 1, -1, -1, device=scores.device)
-    return ((ordered.long() << 32) | earlier_first).topk(count).indices
+    return ((ordered << 32) | earlier_first).topk(count).indices
+
+
+def _ordered_bits(scores: Float[Tensor, "*batch seq"]) -> Int[Tensor, "*batch seq"]:
+    dtype = _INTEGER_OF_SIZE[scores.element_size()]
+    bits, limits = scores.view(dtype), torch.iinfo(dtype)
+    sign = bits >> (limits.bits - 1)  # 0, or -1 for negative numbers
+    return bits ^ (sign & limits.max)

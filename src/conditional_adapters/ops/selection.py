@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import RoutingError
-from ._ranking import largest_indices
+from ._ranking import first_largest_indices
 
 
 def select_tokens(
@@ -54,7 +54,7 @@ def select_tokens(
         scores = scores.masked_fill(always, torch.inf)
     if token_mask is not None:
         scores = scores.masked_fill(~token_mask, -torch.inf)
-    by_rank = largest_indices(scores, top_k)
+    by_rank = first_largest_indices(scores, top_k)
     selected_indices, order = by_rank.sort(-1)
     if budgets is None:
         return selected_indices, torch.ones_like(selected_indices, dtype=torch.bool)

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .._ranking import largest_indices
+from .._ranking import first_largest_indices, largest_indices
 from ._rows import prepare_rows
 
 _Context: TypeAlias = Any  # torch does not declare what a function may store on it
@@ -64,7 +64,7 @@ def select_and_weigh(
     Source:
         Weights of the chosen tokens alone are our choice; see README.md.
     """
-    order = largest_indices(logits, top_k)
+    order = first_largest_indices(logits, top_k)
     chosen = logits.gather(-1, order)
     smallest = chosen[..., -1:]
     exponentials = ((chosen - smallest) / epsilon).exp()
