@@ -204,10 +204,14 @@ def _table(runs: list[dict[str, Any]]) -> list[dict[str, str]]:
             "new": f"{run['new_parameters_share']:.1%}",
             "training": f"{run['training_seconds']:.0f} s",
             "accuracy": f"{run['accuracy']:.1%}",
-            "difference": f"{run['accuracy_difference'] * 100:+.1f} (p = {run['p_value']:.2f})",
+            "difference": f"{run['accuracy_difference'] * 100:+.1f} ({_p_value(run['p_value'])})",
             "per document": f"{run['encoder_seconds_per_document'] * 1e3:.1f} ms",
             "speed-up": f"{run['speed_up']:.2f}x",
             "FLOP ratio": f"{run['flop_ratio']:.2f}x",
         }
         for run in runs
     ]
+
+
+def _p_value(value: float) -> str:
+    return "p < 0.01" if value < 0.01 else f"p = {value:.2f}"

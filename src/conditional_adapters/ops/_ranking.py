@@ -5,8 +5,8 @@ way round; flipping all bits of a negative number but its sign puts both in orde
 comparison of floats has to look out for NaN, and `topk` on integers takes a third less time.
 
 Equal scores are not rare: where positions are not in the embeddings (T5, rotary encoders), equal
-tokens of a text have equal scores in the first layer. `topk` cuts such ties anywhere, which does not
-matter to soft weights, but then a row could choose other tokens alone and in a padded batch.
+tokens of a text have equal scores in the first layer. `topk` cuts such ties anywhere. That does not
+matter to soft weights, but a row could choose other tokens alone than in a padded batch.
 """
 
 import torch
