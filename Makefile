@@ -48,7 +48,8 @@ format: setup  ## Format the code
 	$(BIN)/ruff format .
 
 bench: setup  ## Measure operators and models; writes benchmarks/results/*.json
-	$(BIN)/python benchmarks/ops/soft_topk.py
+	$(BIN)/python -m benchmarks.ops.soft_topk
+	$(BIN)/python -m benchmarks.conformer
 	$(BIN)/coda bench --json > benchmarks/results/minilm.json
 
 support-matrix: test  ## Run all tests and write docs/support-matrix.md from their outcome

@@ -7,12 +7,6 @@ counts the floating-point operations. See docs/decisions/0004 for what the resul
 
 import argparse
 import json
-import os
-import platform
-import shlex
-import subprocess
-import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -20,10 +14,10 @@ from torch import Tensor, nn
 from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
 
 import conditional_adapters as ca
-from conditional_adapters.analysis.flops import _count
+from benchmarks._report import RESULTS, describe_run, write_report
+from conditional_adapters.analysis.flops import count_flops
 from conditional_adapters.analysis.timing import Timing, time_interleaved
 
-ROOT = Path(__file__).resolve().parents[1]
 BATCH, FRAMES, ADAPTER_DIM = 4, 400, 64
 CONFIG = {
     "hidden_size": 512,
@@ -50,11 +44,11 @@ class Convolutions(nn.Module):
         return hidden_states
 
 
-def measure(num_rounds: int) -> dict[str, dict[str, object]]:
+def measure(num_rounds: int, num_frames: int) -> dict[str, dict[str, object]]:
     """Return times and operations of the dense and conditional encoders and the convolutions."""
     model = Wav2Vec2BertModel(Wav2Vec2BertConfig(**CONFIG)).eval()
     ca.attach(model, ca.ConditionalAdapterConfig(adapter_dim=ADAPTER_DIM))
-    encoder, states = model.encoder, torch.randn(BATCH, FRAMES, CONFIG["hidden_size"])
+    encoder, states = model.encoder, torch.randn(BATCH, num_frames, CONFIG["hidden_size"])
     convolutions = Convolutions(encoder)
     modules = {"dense": encoder, "convolutions": convolutions} | dict.fromkeys(FACTORS, encoder)
 
@@ -66,7 +60,7 @@ def measure(num_rounds: int) -> dict[str, dict[str, object]]:
     flops = {}
     for name, module in modules.items():
         prepare(name)
-        flops[name] = _count(module, {"hidden_states": (tuple(states.shape), states.dtype)})
+        flops[name] = count_flops(module, {"hidden_states": states})
     with torch.inference_mode():
         times = time_interleaved(
             {name: lambda module=module: module(states) for name, module in modules.items()},
@@ -89,55 +83,26 @@ def _summarise(name: str, times: dict[str, Timing], flops: dict[str, int]) -> di
     }
 
 
-def describe_run(num_rounds: int) -> dict[str, object]:
-    """Collect what a reader needs to judge or repeat the measurement."""
-    script = Path(__file__).resolve().relative_to(ROOT)
-    return {
-        "command": shlex.join(["python", str(script), *sys.argv[1:]]),
-        "commit": _git("rev-parse", "HEAD"),
-        "has_uncommitted_code": bool(_git("status", "--porcelain", "--", "src", str(script))),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": version("transformers"),
-        },
-        "machine": {
-            "cores": os.cpu_count(),
-            "system": platform.system(),
-            "load_average": [round(value, 1) for value in os.getloadavg()],
-        },
-        "threads": torch.get_num_threads(),
-        "dtype": "float32",
-        "config": CONFIG,
-        "batch_size": BATCH,
-        "frames": FRAMES,
-        "adapter_dim": ADAPTER_DIM,
-        "rounds": num_rounds,
-    }
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout.strip()
-
-
 def main() -> None:
     """Measure, print and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15, help="measured rounds, at least 3")
+    parser.add_argument("--frames", type=int, default=FRAMES, help="frames per sequence")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "benchmarks" / "results" / "conformer.json"
-    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "conformer.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    run = describe_run(arguments.rounds)
-    results = measure(arguments.rounds)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(run | {"results": results}, indent=2) + "\n")
+    run = describe_run("benchmarks.conformer", "transformers") | {
+        "dtype": "float32",
+        "config": CONFIG,
+        "batch_size": BATCH,
+        "frames": arguments.frames,
+        "adapter_dim": ADAPTER_DIM,
+        "rounds": arguments.rounds,
+    }
+    results = measure(arguments.rounds, arguments.frames)
+    write_report(arguments.output, run, results)
     print(json.dumps(results, indent=2))
 
 

@@ -5,7 +5,7 @@ from transformers import BertConfig, BertLMHeadModel, GPT2Config, GPT2LMHeadMode
 from transformers.models.bert.modeling_bert import BertLayer
 
 import conditional_adapters as ca
-from conditional_adapters.attach import adapter_parameters, conditional_layers, get_attachment
+from conditional_adapters._attachment import adapter_parameters, conditional_layers, get_attachment
 from conditional_adapters.modules import ConditionalLayer
 from tests.tiny_models import TINY_MODELS, pad_text
 
@@ -292,3 +292,14 @@ def test_device_maps_still_recognise_layers_by_name() -> None:
     )
     split = [k for k in device_map if ".layer." in k and len(k.split(".layer.")[1].split(".")) > 1]
     assert not split
+
+
+def test_detach_takes_away_several_mixins_of_one_module() -> None:
+    model = tiny_bert()
+    before = {name: type(module) for name, module in model.named_modules()}
+    config = ca.ConditionalAdapterConfig(
+        attention_mode="k_to_all", modules_to_save=("attention.self",)
+    )
+    ca.detach(ca.attach(model, config))
+    assert {name: type(module) for name, module in model.named_modules()} == before
+    assert not [key for module in model.modules() for key in vars(module) if "coda_" in key]

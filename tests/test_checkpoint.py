@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import conditional_adapters as ca
-from conditional_adapters.attach import adapter_parameters
+from conditional_adapters._attachment import adapter_parameters, get_attachment
 from tests.tiny_models import TINY_MODELS
 
 CONFIG = ca.ConditionalAdapterConfig(reduction_factor=3, adapter_dim=5)
@@ -67,6 +67,19 @@ def test_an_adapter_may_be_loaded_under_another_name_beside_others(saved) -> Non
     assert same(values(model), before)
     loaded = {n.replace(".other.", ".default."): p for n, p in adapter_parameters(model, "other")}
     assert same(loaded, values(trained_bert()))
+
+
+def test_loading_over_an_elastic_adapter_ends_its_sampling(saved, tmp_path) -> None:
+    model = TINY_MODELS["bert"].build("sdpa")
+    ca.attach(model, ca.ConditionalAdapterConfig(reduction_factor=(4, 2), adapter_dim=5))
+    ca.load_adapter(model, saved)
+    model.train()
+    with ca.record_routing(model) as routing:
+        model(**TINY_MODELS["bert"].inputs())
+    seq = routing.layers[0].router_logits.shape[1]
+    assert routing.layers[0].selected_indices.shape[1] == -(-seq // 3)
+    (hook,) = get_attachment(model).hooks
+    assert hook.elastic_factors == ()
 
 
 def test_loading_again_replaces_the_values(saved) -> None:

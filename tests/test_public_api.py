@@ -48,6 +48,7 @@ LAYERS = [
     {"config"},
     {"architectures"},
     {"_sites"},
+    {"_attachment"},
     {"_build"},
     {"attach"},
     {"checkpoint"},

@@ -7,26 +7,19 @@ appears several times faster than it is. See benchmarks/README.md for how to rea
 """
 
 import argparse
-import json
-import os
-import platform
 import random
-import shlex
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from colt5_attention import coor_descent
 from torch import Tensor
 
+from benchmarks._report import RESULTS, describe_run, write_report
 from conditional_adapters.ops import soft_topk
 
-ROOT = Path(__file__).resolve().parents[2]
 SHAPE, TOP_K, EPSILON, NUM_ITERATIONS = (16, 1024), 256, 0.1, 20
 CALLS_PER_ROUND = 5
 WARM_UP_ROUNDS = 10
@@ -104,52 +97,6 @@ def _quartiles(values: list[float]) -> Quartiles:
     return {"median": round(median, 4), "q1": round(lower, 4), "q3": round(upper, 4)}
 
 
-def describe_run(num_rounds: int) -> dict[str, object]:
-    """Collect what a reader needs to judge or repeat the measurement."""
-    script = Path(__file__).resolve().relative_to(ROOT)
-    return {
-        "command": shlex.join(["python", str(script), *sys.argv[1:]]),
-        "commit": _git("rev-parse", "HEAD"),
-        "has_uncommitted_code": bool(_git("status", "--porcelain", "--", "src", "benchmarks/ops")),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "colt5-attention": version("colt5-attention"),
-        },
-        "machine": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "system": platform.system(),
-            "load_average": [round(value, 1) for value in os.getloadavg()],
-        },
-        "threads": torch.get_num_threads(),
-        "shape": SHAPE,
-        "dtype": "float32",
-        "top_k": TOP_K,
-        "epsilon": EPSILON,
-        "num_iterations": NUM_ITERATIONS,
-        "rounds": num_rounds,
-        "warm_up_rounds": WARM_UP_ROUNDS,
-        "calls_per_round": CALLS_PER_ROUND,
-    }
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout.strip()
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
-
-
 def print_table(results: dict[str, Summary]) -> None:
     """Print medians with quartiles in brackets, one line per pass and operator."""
     print(f"{'pass':18}{'operator':14}{'ms':24}times faster than {BASELINE}")
@@ -164,18 +111,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=200, help="measured rounds, at least 2")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "benchmarks" / "results" / "soft_topk.json"
-    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "soft_topk.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     random.seed(0)
     check_solution()
-    run = describe_run(arguments.rounds)
+    run = describe_run("benchmarks.ops.soft_topk", "colt5-attention", with_processor=True) | {
+        "shape": SHAPE,
+        "dtype": "float32",
+        "top_k": TOP_K,
+        "epsilon": EPSILON,
+        "num_iterations": NUM_ITERATIONS,
+        "rounds": arguments.rounds,
+        "warm_up_rounds": WARM_UP_ROUNDS,
+        "calls_per_round": CALLS_PER_ROUND,
+    }
     results = {name: summarise(times) for name, times in measure(arguments.rounds).items()}
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(run | {"results": results}, indent=2) + "\n")
+    write_report(arguments.output, run, results)
     print_table(results)
 
 

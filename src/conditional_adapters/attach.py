@@ -6,46 +6,32 @@ is the same object with the same parameter names plus those of the adapter. What
 it is kept in one `Attachment` on the model.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from torch import nn
 from transformers import PreTrainedModel
 
+from ._attachment import (
+    ATTRIBUTE,
+    Attachment,
+    active_adapter,
+    adapter_parameters,
+    adapter_parts,
+    conditional_layers,
+    get_attachment,
+    is_attached,
+    switch,
+)
 from ._build import build_adapter
 from ._sites import Sites, find_sites, head_names, transformers_model
 from .config import ConditionalAdapterConfig, check_reduction_factor
 from .errors import AttachmentError, ConfigError
-from .modules import ConditionalLayer, DynamicSubclass, RoutedAttention, SwitchableModule
 from .modules._subclass import restore
 from .modules.attention import IMPLEMENTATIONS
 from .modules.sequence import ContextHook, RelayedContextHook
-from .modules.statistics import FrozenStatistics, freeze_statistics, unfreeze_statistics
-from .modules.switchable import remove_copies
+from .modules.statistics import freeze_statistics
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
-_ATTRIBUTE = "coda_attachment"
-
-
-class Removable(Protocol):
-    """What `detach` takes away: the handle of a hook, or what an integration has added."""
-
-    def remove(self) -> None:
-        """Undo the addition."""
-
-
-@dataclass
-class Attachment:
-    """The state of a conditional model that is not in its layers."""
-
-    hooks: tuple[ContextHook, ...]
-    handles: tuple[Removable, ...]
-    configs: dict[str, ConditionalAdapterConfig] = field(default_factory=dict)
-    heads: dict[str, tuple[str, ...]] = field(default_factory=dict)  # paths of copied task heads
-    trainable: tuple[str, ...] = ()  # parameters that were trainable before
-    active: str | None = None
 
 
 def attach(
@@ -100,7 +86,7 @@ def attach(
     attachment = Attachment(hooks, handles, trainable=_trainable_names(sites.model))
     if not _has_peft_layers(model):
         sites.model.requires_grad_(False)
-    setattr(sites.model, _ATTRIBUTE, attachment)
+    setattr(sites.model, ATTRIBUTE, attachment)
     build_adapter(sites, config, adapter_name, heads)
     freeze_statistics(sites.model)
     _register(model, config, adapter_name, heads)
@@ -146,11 +132,9 @@ def remove_adapter(model: nn.Module, adapter_name: str) -> None:
             f"cannot remove adapter {adapter_name!r}: the model has {list(attachment.configs)}. "
             "Name one of several, or call detach(model) to remove the last."
         )
-    for module in transformers_model(model).modules():
-        if isinstance(module, ConditionalLayer) and adapter_name in module.coda_adapters:
-            del module.coda_adapters[adapter_name]
-        elif isinstance(module, SwitchableModule) and adapter_name in module.coda_copies:
-            del module.coda_copies[adapter_name]
+    for _, _, parts in adapter_parts(model):
+        if adapter_name in parts:
+            del parts[adapter_name]
     del attachment.configs[adapter_name], attachment.heads[adapter_name]
     if attachment.active == adapter_name:
         set_adapter(model, None)
@@ -173,19 +157,8 @@ def detach(model: ModelT) -> ModelT:
     for handle in attachment.handles:
         handle.remove()
     for module in list(outer.modules()):
-        if isinstance(module, ConditionalLayer):
-            del module.coda_adapters, module.coda_active, module.coda_plan
-            restore(module)
-        elif isinstance(module, SwitchableModule):
-            remove_copies(module)
-        elif isinstance(module, RoutedAttention):
-            del module.coda_config
-            restore(module)
-        elif isinstance(module, FrozenStatistics):
-            unfreeze_statistics(module, outer.training)
-        elif isinstance(module, DynamicSubclass):
-            restore(module)
-    delattr(outer, _ATTRIBUTE)
+        restore(module, outer.training)
+    delattr(outer, ATTRIBUTE)
     for name, parameter in outer.named_parameters():
         parameter.requires_grad_(name in attachment.trainable)
     return model
@@ -203,61 +176,10 @@ def set_adapter(model: nn.Module, adapter_name: str | None) -> None:
     Raises:
         AttachmentError: If there is no such adapter.
     """
-    attachment = get_attachment(model)
-    if adapter_name is not None and adapter_name not in attachment.configs:
-        raise AttachmentError(
-            f"the model has no adapter {adapter_name!r}. It has {list(attachment.configs)}."
-        )
-    attachment.active = adapter_name
-    config = None if adapter_name is None else attachment.configs[adapter_name]
-    for hook in attachment.hooks:
-        hook.is_active = adapter_name is not None
-        hook.elastic_factors = () if config is None else config.elastic_factors
-    for module in transformers_model(model).modules():
-        if isinstance(module, ConditionalLayer | SwitchableModule):
-            module.coda_active = adapter_name
+    switch(model, adapter_name)
     if adapter_name is not None:
         for _, parameter in adapter_parameters(model, adapter_name):
             parameter.requires_grad_()
-
-
-@contextmanager
-def without_adapter(model: nn.Module) -> Iterator[None]:
-    """Run the dense pretrained model while the context is open.
-
-    Unlike `set_adapter(model, None)` and back, this changes nothing else: no reduction factor and
-    not what is trainable. Within a training step it gives the teacher of the adapter.
-
-    Args:
-        model: A model that `attach` was called on.
-
-    Yields:
-        Nothing; call the model as usual.
-
-    Raises:
-        AttachmentError: If the model has no conditional adapters.
-    """
-    attachment = get_attachment(model)
-    active = attachment.active
-    modules = [
-        (module, module.coda_active)
-        for module in transformers_model(model).modules()
-        if isinstance(module, ConditionalLayer | SwitchableModule)
-    ]
-    hooks = [(hook, hook.is_active) for hook in attachment.hooks]
-    try:
-        attachment.active = None
-        for module, _ in modules:
-            module.coda_active = None
-        for hook, _ in hooks:
-            hook.is_active = False
-        yield
-    finally:
-        attachment.active = active
-        for module, name in modules:
-            module.coda_active = name
-        for hook, is_active in hooks:
-            hook.is_active = is_active
 
 
 def set_reduction_factor(model: nn.Module, reduction_factor: float) -> None:
@@ -275,75 +197,6 @@ def set_reduction_factor(model: nn.Module, reduction_factor: float) -> None:
     factor, name = check_reduction_factor(reduction_factor), active_adapter(model)
     for layer in conditional_layers(model):
         layer.coda_part(name).reduction_factor = factor
-
-
-def is_attached(model: nn.Module) -> bool:
-    """Tell whether a model has conditional adapters."""
-    return any(hasattr(module, _ATTRIBUTE) for module in model.modules())
-
-
-def get_attachment(model: nn.Module) -> Attachment:
-    """Return the attachment of a conditional model.
-
-    Args:
-        model: A model that `attach` was called on.
-
-    Returns:
-        Its record.
-
-    Raises:
-        AttachmentError: If the model has no conditional adapters.
-    """
-    for module in model.modules():
-        if hasattr(module, _ATTRIBUTE):
-            attachment: Attachment = getattr(module, _ATTRIBUTE)
-            return attachment
-    raise AttachmentError(
-        f"this {type(model).__name__} has no conditional adapters. Call attach(model, config) or "
-        "load_adapter(model, directory) first."
-    )
-
-
-def active_adapter(model: nn.Module) -> str:
-    """Return the name of the active adapter.
-
-    Args:
-        model: A model that `attach` was called on.
-
-    Returns:
-        The name.
-
-    Raises:
-        AttachmentError: If none is active.
-    """
-    attachment = get_attachment(model)
-    if attachment.active is None:
-        raise AttachmentError(
-            f"no adapter is active. Call set_adapter(model, name) with one of "
-            f"{list(attachment.configs)}."
-        )
-    return attachment.active
-
-
-def conditional_layers(model: nn.Module) -> list[ConditionalLayer]:
-    """Return the encoder layers of a conditional model, in order."""
-    get_attachment(model)
-    layers = find_sites(model).encoder_layers
-    return [layer for layer in layers if isinstance(layer, ConditionalLayer)]
-
-
-def adapter_parameters(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield the parameters that belong to an adapter, by their paths in the transformers model."""
-    for path, module in transformers_model(model).named_modules():
-        if isinstance(module, ConditionalLayer):
-            parts, attribute = module.coda_adapters, "coda_adapters"
-        elif isinstance(module, SwitchableModule):
-            parts, attribute = module.coda_copies, "coda_copies"
-        else:
-            continue
-        if adapter_name in parts:
-            prefix = f"{path}.{attribute}.{adapter_name}"
-            yield from parts[adapter_name].named_parameters(prefix=prefix)
 
 
 def _check(sites: Sites, config: ConditionalAdapterConfig, adapter_name: str) -> tuple[str, ...]:

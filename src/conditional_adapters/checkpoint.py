@@ -25,19 +25,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ._atomic import replace_file, replace_text
+from ._attachment import adapter_parameters, get_attachment, is_attached
 from ._sites import transformers_model
 from ._version import __version__
-from .attach import (
-    adapter_parameters,
-    add_adapter,
-    attach,
-    detach,
-    get_attachment,
-    is_attached,
-    remove_adapter,
-    set_adapter,
-    set_reduction_factor,
-)
+from .attach import add_adapter, attach, detach, remove_adapter, set_adapter, set_reduction_factor
 from .config import ConditionalAdapterConfig
 from .errors import AttachmentError, CheckpointError, ConfigError
 
@@ -110,9 +101,9 @@ def load_adapter(
     except CheckpointError:
         undo()
         raise
+    get_attachment(model).configs[adapter_name] = config
     set_adapter(model, adapter_name)
     set_reduction_factor(model, config.default_reduction_factor)
-    get_attachment(model).configs[adapter_name] = config
 
 
 def attach_pretrained(

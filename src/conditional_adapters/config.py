@@ -25,7 +25,7 @@ class ConditionalAdapterConfig:
         adapter_dim: Width of the adapter's bottleneck, >= 1.
         adapter_activation: Name of the adapter's non-linearity.
         attention_mode: "k_to_k": chosen tokens attend to chosen tokens. "k_to_all": they attend to
-            all tokens; not available yet.
+            all tokens; not available for every family.
         epsilon: Temperature of the soft top-k, > 0, in units of the router's logits.
         soft_topk: "exact" or the paper's "iterative" (see `soft_topk`).
         gate: "weighted" multiplies the heavy branch's update by the routing weight;

@@ -2,10 +2,12 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 import conditional_adapters as ca
+from conditional_adapters._attachment import adapter_parameters
+from conditional_adapters.analysis.flops import count_flops
 from conditional_adapters.analysis.timing import Timing, time_interleaved
-from conditional_adapters.attach import adapter_parameters
 from tests.tiny_models import HIDDEN, LAYERS, TINY_MODELS, pad_text
 
 DIM, SEQ, BATCH, INNER, CLASSES = 5, 24, 2, 48, 3
@@ -46,6 +48,27 @@ def test_counting_flops_changes_nothing() -> None:
         assert model.training
         model.eval()
         assert torch.equal(model(**inputs).logits, before)
+
+
+def test_counting_flops_leaves_every_module_in_its_own_mode() -> None:
+    model = attached("bert").train()
+    model.bert.encoder.layer[1].eval()
+    modes = [module.training for module in model.modules()]
+    ca.estimate_flops(model, batch_size=1, sequence_length=8)
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_modes_come_back_after_an_error_too() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout()).train()
+    model[0].eval()
+    with pytest.raises(RuntimeError, match="shapes"):
+        count_flops(model, {"input": torch.ones(2, 5)})
+    assert [module.training for module in model.modules()] == [True, False, True]
+
+
+def test_the_operations_of_any_module_can_be_counted() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(), nn.Linear(4, 5, bias=False))
+    assert count_flops(model, {"input": torch.ones(2, 3)}) == 2 * 2 * (3 * 4 + 4 * 5)
 
 
 @pytest.mark.parametrize("name", sorted(TINY_MODELS))

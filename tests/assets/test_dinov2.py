@@ -3,6 +3,9 @@
 import sys
 
 import numpy as np
+import onnx
+import onnxruntime
+import PIL.Image
 import pytest
 import torch
 from transformers import AutoModelForImageClassification, Dinov2Model
@@ -20,18 +23,17 @@ GRAPH_OUTPUTS += ["/backbone/layernorm/Add_1_output_0"]
 @pytest.fixture(scope="module")
 def model(needs):
     needs("dinov2")
-    pytest.importorskip("onnx")
     return load_packaged_model("dinov2")
 
 
 @pytest.fixture(scope="module")
 def original(model):
     """The file's own graph, made to return its hidden states too."""
-    onnx = pytest.importorskip("onnx")
-    runtime = pytest.importorskip("onnxruntime")
     graph = onnx.load(verified_path("dinov2"))
     graph.graph.output.extend(map(onnx.helper.make_empty_tensor_value_info, GRAPH_OUTPUTS))
-    return runtime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        graph.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -73,11 +75,10 @@ def test_onnx_missing_is_an_error_with_the_command(needs, monkeypatch):
 
 
 def test_the_image_processor_resizes_crops_and_normalises():
-    image = pytest.importorskip("PIL.Image")
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
-    picture = image.fromarray(pixels)
+    picture = PIL.Image.fromarray(pixels)
     # By hand: the shortest edge becomes 256, the centre of 224 x 224 stays.
-    resized = picture.resize((341, 256), image.Resampling.BICUBIC)
+    resized = picture.resize((341, 256), PIL.Image.Resampling.BICUBIC)
     left, top = (341 - 224) // 2, (256 - 224) // 2
     cropped = np.asarray(resized)[top : top + 224, left : left + 224] / 255
     expected = (cropped - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
@@ -87,8 +88,7 @@ def test_the_image_processor_resizes_crops_and_normalises():
 
 
 def test_the_image_processor_accepts_grey_pictures():
-    image = pytest.importorskip("PIL.Image")
-    grey = image.fromarray(np.full((28, 28), 128, dtype=np.uint8))
+    grey = PIL.Image.fromarray(np.full((28, 28), 128, dtype=np.uint8))
     processed = load_packaged_image_processor("dinov2")(grey, return_tensors="pt").pixel_values
     assert processed.shape == (1, 3, 224, 224)
 

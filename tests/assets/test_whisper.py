@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import signal
 from transformers import WhisperForConditionalGeneration, WhisperModel
 
 from conditional_adapters.assets import (
@@ -104,7 +105,6 @@ def _transcript(recording: str) -> str:
 
 def _sound(recording: str) -> np.ndarray:
     """Read a recording of 8 kHz as 16 kHz."""
-    signal = pytest.importorskip("scipy.signal")
     with wave.open(str(SOUNDS / f"{recording}.wav")) as file:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (8000, 1, 2)
         samples = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2")

@@ -9,10 +9,9 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-from typer.testing import CliRunner
 
-from conditional_adapters import CheckpointError, ConfigError, DataError
-from conditional_adapters.cli.main import app
+from conditional_adapters import CheckpointError, ConfigError, DataError, read_adapter_config
+from tests.cli.runner import run
 
 WORDS = {"animals": ["cat", "dog", "owl", "fox"], "plants": ["oak", "elm", "fern", "moss"]}
 
@@ -66,15 +65,6 @@ def folder(tmp_path_factory):
     return root
 
 
-def run(*arguments: object, expect: type[Exception] | None = None):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if expect is None:
-        assert result.exit_code == 0, (result.output, result.exception)
-    else:
-        assert isinstance(result.exception, expect), (result.output, result.exception)
-    return result
-
-
 TRAIN = ("--text-column", "words", "--label-column", "kind", "--adapter-dim", 8, "--batch-size", 8)
 
 
@@ -115,6 +105,15 @@ def test_evaluating_the_saved_adapter_gives_an_independent_count(trained, folder
         assert max(row["scores"], key=row["scores"].get) == row["label"]
 
 
+def test_the_attention_mode_is_trained_saved_and_evaluated(folder) -> None:
+    base = ("train", "--model", folder / "model", "--data", folder / "data.csv", *TRAIN)
+    run(*base, "--output", folder / "all", "--epochs", 1, "--attention-mode", "k_to_all")
+    adapter = folder / "all" / "adapter"
+    assert read_adapter_config(adapter)["attention_mode"] == "k_to_all"
+    columns = ("--text-column", "words", "--label-column", "kind")
+    run("evaluate", "--adapter", adapter, "--data", folder / "data.csv", *columns)
+
+
 def test_an_interrupted_training_resumes_to_the_same_adapter(folder) -> None:
     base = ("train", "--model", folder / "model", "--data", folder / "data.csv", *TRAIN)
     schedule = ("-r", 2, "--schedule", "constant")
@@ -149,6 +148,7 @@ def test_a_bad_row_stops_with_file_and_line_or_is_skipped(folder) -> None:
         (("--model", "packaged:bertha"), ConfigError, "packaged:minilm"),
         (("-r", "0.5"), ConfigError, "reduction_factor must be .* got 0.5"),
         (("-r", "two"), ConfigError, "must be a number such as 4"),
+        (("--attention-mode", "all"), ConfigError, "attention_mode must be .* got 'all'"),
         (("--test-fraction", "2"), ConfigError, "between 0 and 1, got 2.0"),
         (("--text-column", "nope"), DataError, "--text-column"),
         (("--resume",), ConfigError, "nothing to resume"),

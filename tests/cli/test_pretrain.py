@@ -23,11 +23,10 @@ from transformers import (
     ViTImageProcessor,
     ViTModel,
 )
-from typer.testing import CliRunner
 
 import conditional_adapters as ca
-from conditional_adapters.cli.main import app
 from conditional_adapters.training import attach_pretrained
+from tests.cli.runner import run
 from tests.tiny_models._builder import ENCODER
 from tests.training.vocabulary import tokenizer_of
 
@@ -70,15 +69,6 @@ def folder(tmp_path_factory):
         pixels = np.random.default_rng(index).integers(0, 255, (20, 20, 3), dtype=np.uint8)
         PIL.Image.fromarray(pixels).save(root / "images" / f"{index}.png")
     return root
-
-
-def run(*arguments: object, expect: type[Exception] | None = None):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if expect is None:
-        assert result.exit_code == 0, (result.output, result.exception)
-    else:
-        assert isinstance(result.exception, expect), (result.output, result.exception)
-    return result
 
 
 def pretrain(folder, model, data, output, *arguments: object) -> dict:
@@ -127,6 +117,23 @@ def test_a_classifier_starts_from_the_pretrained_adapter(pretrained, folder) -> 
         torch.testing.assert_close(moved, tensor, atol=1e-6, rtol=0)
     assert {key.split(".")[2] for key in after if "encoder" not in key} >= {"classifier"}
     run("evaluate", "--adapter", tuned, "--data", folder / "data.csv")
+
+
+def test_a_classifier_keeps_how_the_adapter_was_configured_except_for_options_given(folder) -> None:
+    given = ("--attention-mode", "k_to_all", "--epsilon", 0.5, "--router", "strided", "-r", 2)
+    pretrain(folder, "bert", "data.txt", "modes", *given, "--steps", 1)
+    init = ("--init", folder / "modes" / "adapter")
+    base = ("train", "--model", folder / "bert", "--data", folder / "data.csv", *init)
+
+    def config_after(name: str, *options: object) -> dict:
+        run(*base, "--batch-size", 8, "--epochs", 0.1, "--output", folder / name, *options)
+        return ca.read_adapter_config(folder / name / "adapter")
+
+    names = ("attention_mode", "epsilon", "router_kind", "reduction_factor", "adapter_dim")
+    kept, changed = config_after("kept"), config_after("changed", "--attention-mode", "k_to_k")
+    assert [kept[name] for name in names] == ["k_to_all", 0.5, "strided", 2.0, 4]
+    # The default, but given.
+    assert [changed[name] for name in names] == ["k_to_k", 0.5, "strided", 2.0, 4]
 
 
 @pytest.mark.parametrize(

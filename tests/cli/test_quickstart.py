@@ -3,30 +3,25 @@
 import json
 
 import numpy as np
-import pytest
-from typer.testing import CliRunner
+from matplotlib import image
 
 from conditional_adapters import load_adapter, read_adapter_config
 from conditional_adapters.cli import quickstart
-from conditional_adapters.cli.main import app
 from conditional_adapters.tasks.bundle import load_trained_classifier
+from tests.cli.runner import run
 
 
 def test_the_quickstart_writes_adapter_table_and_picture(tmp_path, monkeypatch, needs) -> None:
-    matplotlib_image = pytest.importorskip("matplotlib.image")
     needs("minilm")
     needs("bbc_news")
     monkeypatch.setattr(quickstart, "_TEST_ROWS", 25)
     monkeypatch.setattr(quickstart, "_MAX_LENGTH", 48)
-    arguments = ["quickstart", "--output", str(tmp_path), "--rows", "50", "--json"]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, (result.output, result.exception)
-    report = json.loads(result.stdout)
+    report = json.loads(run("quickstart", "--output", tmp_path, "--rows", 50, "--json").stdout)
     assert report == json.loads((tmp_path / "results.json").read_text())
     dense, same_steps, same_time = report["runs"]
-    for run in report["runs"]:
-        assert 0 <= run["accuracy"] <= 1
-        assert run["new_parameters_share"] < 0.03
+    for row in report["runs"]:
+        assert 0 <= row["accuracy"] <= 1
+        assert row["new_parameters_share"] < 0.03
     assert dense["epochs"] == same_steps["epochs"] == 1
     assert same_time["epochs"] >= 1
     assert dense["speed_up"] == dense["flop_ratio"] == 1
@@ -34,6 +29,6 @@ def test_the_quickstart_writes_adapter_table_and_picture(tmp_path, monkeypatch, 
     assert read_adapter_config(tmp_path / "adapter")["reduction_factor"] == 4
     classifier = load_trained_classifier(tmp_path / "adapter")
     load_adapter(classifier.model, tmp_path / "run1" / "adapter", adapter_name="dense")
-    picture = matplotlib_image.imread(tmp_path / "token_map.png")
+    picture = image.imread(tmp_path / "token_map.png")
     assert picture.shape[0] > 300
     assert np.unique(picture.reshape(-1, picture.shape[-1]), axis=0).shape[0] > 50

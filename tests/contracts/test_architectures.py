@@ -5,6 +5,7 @@ import math
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import conditional_adapters as ca
+from conditional_adapters._attachment import adapter_parameters, conditional_layers
 from conditional_adapters._sites import find_sites
-from conditional_adapters.attach import adapter_parameters, conditional_layers
 from conditional_adapters.modules import ConditionalLayer
 from tests.tiny_models import TINY_MODELS, TinyModel
 
@@ -216,6 +217,59 @@ def unselected_rows_unchanged(
     yield
     for handle in handles:
         handle.remove()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_norm_of_the_record_is_what_a_dense_layer_calls_on_its_input_first(name: str) -> None:
+    tiny = TINY_MODELS[name]
+    model = tiny.build(tiny.attention)
+    sites = find_sites(model)
+    called = {
+        layer: modules_called_on_the_input(layer)
+        for layer in (*sites.encoder_layers, *(sites.decoder_layers or ()))
+    }
+    with torch.no_grad():
+        logits_of(model, tiny.inputs())
+    for layer, paths in called.items():
+        norm = sites.spec.plan(layer, sites.config).input_norm
+        norms = [path for path in paths if is_norm(layer.get_submodule(path))]
+        if norm is None:
+            assert norms == []
+        else:
+            assert paths[:1] == norms[:1] == [norm]
+
+
+def modules_called_on_the_input(layer: nn.Module) -> list[str]:
+    """Note, in the order of their calls, the paths of the modules that get the layer's own input.
+
+    Modules made of others, such as an attention block around its norm, do not count. WavLM's
+    attention without a norm before it calls none: it takes its weights and computes by itself.
+    """
+    paths: list[str] = []
+    layer_input = torch.empty(0)
+
+    def enter(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        nonlocal layer_input
+        layer_input = args[0] if args else kwargs["hidden_states"]
+        paths.clear()  # ALBERT applies a layer again and again
+
+    def note(
+        module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], path: str
+    ) -> None:
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, Tensor) and torch.equal(value, layer_input):
+                paths.append(path)
+
+    layer.register_forward_pre_hook(enter, with_kwargs=True)
+    for path, module in layer.named_modules():
+        if next(module.children(), None) is None:
+            module.register_forward_pre_hook(partial(note, path=path), with_kwargs=True)
+    return paths
+
+
+def is_norm(module: nn.Module) -> bool:
+    # The first layer of ModernBERT has nothing in the place of its norm: the embeddings have it.
+    return isinstance(module, nn.Identity) or type(module).__name__.endswith("Norm")
 
 
 @pytest.mark.parametrize("name, attention, padding, mode", CASES)

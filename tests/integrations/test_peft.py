@@ -29,7 +29,7 @@ from transformers import (
 )
 
 import conditional_adapters as ca
-from conditional_adapters.attach import adapter_parameters, get_attachment
+from conditional_adapters._attachment import adapter_parameters, get_attachment
 from conditional_adapters.integrations import _peft_modules
 from conditional_adapters.integrations import peft as integration
 from conditional_adapters.integrations.peft import ConditionalAdapterPeftConfig, register

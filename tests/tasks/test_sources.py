@@ -11,7 +11,7 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 
-from conditional_adapters.errors import AssetError, ConfigError, DataError
+from conditional_adapters.errors import ConfigError, DataError
 from conditional_adapters.tasks.data import DataSpec
 from tests.tasks.data_files import (
     FORMATS,
@@ -141,11 +141,9 @@ def test_an_unknown_packaged_set_lists_the_known_ones():
         load_text("packaged:x")
 
 
-def test_bbc_news_has_the_articles_of_the_corpus():
-    try:
-        rows = load_text("packaged:bbc")
-    except AssetError as missing:
-        pytest.skip(str(missing))
+def test_bbc_news_has_the_articles_of_the_corpus(needs):
+    needs("bbc_news")
+    rows = load_text("packaged:bbc")
     assert rows.features["label"].names == [
         "business",
         "entertainment",
@@ -162,11 +160,9 @@ def test_bbc_news_has_the_articles_of_the_corpus():
         load_images("packaged:bbc")
 
 
-def test_fashion_mnist_has_the_pictures_of_the_idx_file():
-    try:
-        rows = load_images("packaged:fashion-mnist", split="test", limit=300)
-    except AssetError as missing:
-        pytest.skip(str(missing))
+def test_fashion_mnist_has_the_pictures_of_the_idx_file(needs):
+    needs("fashion_mnist/test/images")
+    rows = load_images("packaged:fashion-mnist", split="test", limit=300)
     folder = Path("/usr/share/datasets/fashion-mnist")
     raw = gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes())
     assert struct.unpack(">4I", raw[:16]) == (2051, 10_000, 28, 28)

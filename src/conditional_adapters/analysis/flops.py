@@ -6,8 +6,7 @@ convolutions and attention. Every architecture is covered, and what the count sa
 Work per element (norms, activations, a router's scores) is not counted.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,9 +16,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from .._attachment import active_adapter, without_adapter
 from .._sites import Sites, find_sites
-from ..attach import active_adapter, without_adapter
 from ..errors import ConfigError
+from ._modes import evaluating
 
 
 def _attention_flop(
@@ -80,15 +80,15 @@ def estimate_flops(
     """
     active_adapter(model)
     sites = find_sites(model)
-    if (inputs is None) == (batch_size is None):
-        raise ConfigError("give estimate_flops either batch_size or inputs.")
     count: Callable[[], int]
-    if inputs is None:
-        shapes = dummy_inputs(sites, batch_size=batch_size or 0, sequence_length=sequence_length)
+    if inputs is not None and batch_size is None:
+        arguments = {k: v for k, v in inputs.items() if not k.startswith("decoder_")}
+        count = partial(count_flops, sites.runner, arguments)
+    elif inputs is None and batch_size is not None:
+        shapes = dummy_inputs(sites, batch_size=batch_size, sequence_length=sequence_length)
         count = partial(_count_shapes, sites.runner, shapes)
     else:
-        arguments = {k: v for k, v in inputs.items() if not k.startswith("decoder_")}
-        count = partial(_count, sites.runner, arguments)
+        raise ConfigError("give estimate_flops either batch_size or inputs.")
     total = count()
     with without_adapter(model):
         dense = count()
@@ -142,15 +142,21 @@ def dummy_inputs(
     )
 
 
-def _count_shapes(module: nn.Module, inputs: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> int:
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        zeros = {k: torch.zeros(shape, dtype=dtype) for k, (shape, dtype) in inputs.items()}
-        return _count(module, zeros)
+def count_flops(module: nn.Module, inputs: Mapping[str, Tensor]) -> int:
+    """Count the floating-point operations of one call of any module, conditional or not.
 
+    The module computes on the inputs, without gradients and in evaluation mode. `estimate_flops`
+    asks this for an encoder with and without its adapter.
 
-def _count(module: nn.Module, inputs: Mapping[str, Tensor]) -> int:
+    Args:
+        module: What to call.
+        inputs: Its keyword arguments.
+
+    Returns:
+        The operations of matrix products, convolutions and attention; a multiply-add counts as two.
+    """
     with (
-        _evaluating(module),
+        evaluating(module),
         torch.no_grad(),
         FlopCounterMode(display=False, custom_mapping=_NOT_IN_TORCH) as counter,
     ):
@@ -158,12 +164,7 @@ def _count(module: nn.Module, inputs: Mapping[str, Tensor]) -> int:
     return int(counter.get_total_flops())
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Run in evaluation mode, so that no reduction factor is sampled, and go back."""
-    was_training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(was_training)
+def _count_shapes(module: nn.Module, inputs: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> int:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        zeros = {k: torch.zeros(shape, dtype=dtype) for k, (shape, dtype) in inputs.items()}
+        return count_flops(module, zeros)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from .._attachment import active_adapter, adapter_parameters
 from .._sites import transformers_model
-from ..attach import active_adapter, adapter_parameters
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from .._attachment import active_adapter, conditional_layers
 from .._sites import find_sites
-from ..attach import active_adapter, conditional_layers
 from ..modules import RoutingDecision
 from ..modules.sequence import CONTEXT_ARGUMENT
 

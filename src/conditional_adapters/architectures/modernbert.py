@@ -14,6 +14,7 @@ from ..modules import RoutedAttention, RoutedTokens, TokenAxis
 from ..modules.attention import IMPLEMENTATIONS
 from ._registry import register_architecture
 from ._spec import ArchitectureSpec
+from ._windows import counts_windows
 
 
 class FusedAttention(RoutedAttention):
@@ -29,13 +30,7 @@ class FusedAttention(RoutedAttention):
 
 
 def _counts_its_windows(config: PretrainedConfig) -> str | None:
-    implementation = config._attn_implementation
-    if implementation in IMPLEMENTATIONS:
-        return None
-    return (
-        f"{implementation!r} attention counts its windows in chosen tokens. Call "
-        "model.set_attn_implementation('sdpa') first"
-    )
+    return counts_windows(config._attn_implementation, IMPLEMENTATIONS)
 
 
 MODERNBERT = register_architecture(

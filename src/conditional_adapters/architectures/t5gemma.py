@@ -11,16 +11,11 @@ from transformers import PretrainedConfig
 from ..modules import TokenAxis
 from ._registry import register_architecture
 from ._spec import ArchitectureSpec
+from ._windows import counts_windows
 
 
 def _counts_its_windows(config: PretrainedConfig) -> str | None:
-    implementation = config.encoder._attn_implementation
-    if implementation == "eager":
-        return None
-    return (
-        f"{implementation!r} attention counts its windows in chosen tokens. Call "
-        "model.set_attn_implementation('eager') first"
-    )
+    return counts_windows(config.encoder._attn_implementation, ("eager",))
 
 
 T5GEMMA = register_architecture(

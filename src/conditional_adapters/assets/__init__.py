@@ -5,10 +5,12 @@
 
 `_catalogue` has the table of files with their pinned hashes. `_dinov2` (ONNX) and `_whisper`
 (CTranslate2, read by `_ctranslate2`) translate weights to the names of transformers, `_pretrained`
-turns them into models, and `_models` and `_data` are what users call. Nothing here unpickles or
-executes code of the packages.
+turns them into models, and `_models`, `_data` and `_adapters` are what users call. Nothing here
+unpickles or executes code of the packages.
 """
 
+from ._adapters import find_adapter as find_adapter
+from ._adapters import packaged_adapter_names as packaged_adapter_names
 from ._catalogue import ASSETS as ASSETS
 from ._catalogue import Asset as Asset
 from ._data import FASHION_MNIST_CLASSES as FASHION_MNIST_CLASSES

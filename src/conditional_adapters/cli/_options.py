@@ -1,7 +1,7 @@
 """Command-line options that several verbs share, so that they mean and read the same everywhere."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -52,6 +52,14 @@ Factors = Annotated[
     ),
 ]
 AdapterDim = Annotated[int, typer.Option(help="Width of the bottleneck.", rich_help_panel=_ADAPTER)]
+AttentionMode = Annotated[
+    str,
+    typer.Option(
+        metavar="[k_to_k|k_to_all]",
+        help="What chosen tokens attend to.",
+        rich_help_panel=_ADAPTER,
+    ),
+]
 Epsilon = Annotated[
     float, typer.Option(help="Temperature of the soft top-k.", rich_help_panel=_ADAPTER)
 ]
@@ -89,6 +97,41 @@ Resume = Annotated[
     bool,
     typer.Option("--resume", help="Go on from the last checkpoint.", rich_help_panel=_TRAINING),
 ]
+
+# Fields of a ConditionalAdapterConfig that are options, by the names of their parameters.
+_FIELDS = {
+    "reduction_factor": "reduction_factor",
+    "adapter_dim": "adapter_dim",
+    "attention_mode": "attention_mode",
+    "epsilon": "epsilon",
+    "soft_topk": "soft_topk",
+    "gate": "gate",
+    "router": "router_kind",
+    "train_norms": "train_norms",
+}
+
+
+def adapter_fields(context: typer.Context, *, only_given: bool = False) -> dict[str, Any]:
+    """Read the fields of a ConditionalAdapterConfig from the options of a verb.
+
+    Args:
+        context: The call of a verb that has all options of an adapter.
+        only_given: Leave out those that the user did not type.
+
+    Returns:
+        Values by the names of the fields.
+
+    Raises:
+        ConfigError: If the reduction factor is no number.
+    """
+    fields = {}
+    for option, field in _FIELDS.items():
+        source = context.get_parameter_source(option)
+        if not only_given or (source is not None and source.name == "COMMANDLINE"):
+            fields[field] = context.params[option]
+    if "reduction_factor" in fields:
+        fields["reduction_factor"] = parse_factors(fields["reduction_factor"])
+    return fields
 
 
 def parse_factors(text: str) -> float | tuple[float, ...]:

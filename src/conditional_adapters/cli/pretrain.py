@@ -28,7 +28,7 @@ from .train import seed_everything
 
 _CONFIG = ConditionalAdapterConfig()
 _SETTINGS = PretrainingSettings()
-_ADAPTER, _TRAINING, _DATA = "Adapter", "Training", "Data"
+_TRAINING, _DATA = "Training", "Data"
 # The head that each objective needs, and the modality that it is for.
 _HEADS: dict[str, tuple[type | None, str | None]] = {
     "distillation": (None, None),
@@ -39,6 +39,7 @@ _HEADS: dict[str, tuple[type | None, str | None]] = {
 
 
 def pretrain(
+    context: typer.Context,
     model: options.Model,
     data: options.Data,
     output: Annotated[
@@ -66,16 +67,10 @@ def pretrain(
         ),
     ] = False,
     max_length: options.MaxLength = None,
+    # Options of the adapter: options.adapter_fields reads them.
     reduction_factor: options.Factors = f"{_CONFIG.default_reduction_factor:g}",
     adapter_dim: options.AdapterDim = _CONFIG.adapter_dim,
-    attention_mode: Annotated[
-        str,
-        typer.Option(
-            metavar="[k_to_k|k_to_all]",
-            help="What chosen tokens attend to.",
-            rich_help_panel=_ADAPTER,
-        ),
-    ] = _CONFIG.attention_mode,
+    attention_mode: options.AttentionMode = _CONFIG.attention_mode,
     epsilon: options.Epsilon = _CONFIG.epsilon,
     soft_topk: options.SoftTopK = _CONFIG.soft_topk,
     gate: options.Gate = _CONFIG.gate,
@@ -118,18 +113,7 @@ def pretrain(
     OUTPUT/model, the changed backbone that it belongs to. With --resume, a run that was stopped
     goes on as if it had not been.
     """
-    config = ConditionalAdapterConfig.from_dict(
-        {
-            "reduction_factor": options.parse_factors(reduction_factor),
-            "adapter_dim": adapter_dim,
-            "attention_mode": attention_mode,
-            "epsilon": epsilon,
-            "soft_topk": soft_topk,
-            "gate": gate,
-            "router_kind": router,
-            "train_norms": train_norms,
-        }
-    )
+    config = ConditionalAdapterConfig.from_dict(options.adapter_fields(context))
     settings = PretrainingSettings(
         max_steps=steps,
         batch_size=batch_size,

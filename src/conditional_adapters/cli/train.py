@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..analysis import count_parameters
+from ..assets import find_adapter
 from ..attach import attach
 from ..checkpoint import attach_pretrained, read_adapter_config
 from ..config import ConditionalAdapterConfig
@@ -53,15 +54,17 @@ def train(
     limit: options.Limit = None,
     max_length: options.MaxLength = None,
     init: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Start from this pretrained adapter (coda pretrain) and as it was configured, "
-            "except for options that are given.",
+            help="Start from this pretrained adapter and as it was configured, except for options "
+            "that are given: a folder that coda pretrain wrote, or packaged:NAME.",
             rich_help_panel=_ADAPTER,
         ),
     ] = None,
+    # Options of the adapter: options.adapter_fields reads them.
     reduction_factor: options.Factors = f"{_CONFIG.default_reduction_factor:g}",
     adapter_dim: options.AdapterDim = _CONFIG.adapter_dim,
+    attention_mode: options.AttentionMode = _CONFIG.attention_mode,
     epsilon: options.Epsilon = _CONFIG.epsilon,
     soft_topk: options.SoftTopK = _CONFIG.soft_topk,
     gate: options.Gate = _CONFIG.gate,
@@ -85,18 +88,11 @@ def train(
     Writes OUTPUT/adapter, for coda evaluate, predict and bench and for load_adapter. Checkpoints
     and the TensorBoard log are in OUTPUT as well.
     """
-    chosen = {
-        "reduction_factor": options.parse_factors(reduction_factor),
-        "adapter_dim": adapter_dim,
-        "epsilon": epsilon,
-        "soft_topk": soft_topk,
-        "gate": gate,
-        "router_kind": router,
-        "train_norms": train_norms,
-    }
-    config = ConditionalAdapterConfig.from_dict(chosen)
-    if init is not None:
-        config = _config_of(init, _given(context, chosen))
+    fields = options.adapter_fields(context, only_given=init is not None)
+    start = None if init is None else find_adapter(init)
+    config = (
+        ConditionalAdapterConfig.from_dict(fields) if start is None else _config_of(start, fields)
+    )
     settings = TrainingSettings(
         epochs=epochs,
         batch_size=batch_size,
@@ -129,10 +125,10 @@ def train(
         )
     seed_everything(seed)
     classifier = load_classifier(model, labels, max_length=max_length)
-    if init is None:
+    if start is None:
         attach(classifier.model, config)
     else:
-        attach_pretrained(classifier.model, init, config)
+        attach_pretrained(classifier.model, start, config)
     counts = count_parameters(classifier.model)
     messages.print(
         f"{len(train_rows):,} training and {len(test_rows):,} test rows, {len(labels)} classes; "
@@ -152,16 +148,6 @@ def train(
         print_json(summary)
     else:
         print_metrics(f"Saved {output / 'adapter'}", len(test_rows), metrics)
-
-
-def _given(context: typer.Context, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Return those options that the user typed."""
-    given = {}
-    for name, value in chosen.items():
-        source = context.get_parameter_source("router" if name == "router_kind" else name)
-        if source is not None and source.name == "COMMANDLINE":
-            given[name] = value
-    return given
 
 
 def _config_of(directory: Path, changes: dict[str, Any]) -> ConditionalAdapterConfig:

@@ -21,11 +21,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import Tensor, nn
 
+from .._attachment import adapter_parameters, adapter_parts, get_attachment, switch
 from .._sites import transformers_model
-from ..attach import adapter_parameters, detach, get_attachment, remove_adapter, set_adapter
+from ..attach import detach, remove_adapter
 from ..errors import AttachmentError
 from ..modules import ConditionalLayer, DynamicSubclass, SwitchableModule
-from ..modules._subclass import become, restore
+from ..modules._subclass import become
 
 SWITCH = "conditional_adapters"  # the name of the switch in the model
 MERGE_REFUSED = (
@@ -60,20 +61,24 @@ class AdapterSwitch(nn.Module):
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         """Choose the adapter that answers; only its parameters are trainable from now on."""
+        self.activate(adapter_names)
+        for name in get_attachment(self._model[0]).configs:
+            self.set_requires_grad(name, name in self.active_adapters and not inference_mode)
+
+    def activate(self, adapter_names: str | list[str]) -> None:
+        """Choose the adapter that answers, unless disabled; what is trainable stays so."""
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         if len(names) > 1:
             raise AttachmentError(
                 f"conditional adapters are active one at a time, got {names}. Name one of them."
             )
         self.active_adapters = names
-        self._run_active()
-        for name in get_attachment(self._model[0]).configs:
-            self.set_requires_grad(name, name in names and not inference_mode)
+        switch(self._model[0], None if self.disable_adapters or not names else names[0])
 
     def enable_adapters(self, enabled: bool) -> None:
         """Run the active adapter, or the dense model; what is trainable stays so."""
         self.disable_adapters = not enabled
-        self._run_active()
+        self.activate(self.active_adapters)
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Drop an adapter; without the last one, the model is as it was before the first."""
@@ -123,25 +128,10 @@ class AdapterSwitch(nn.Module):
     def _move_adapter_to_device_of_base_layer(
         self, adapter_name: str, device: torch.device | None = None
     ) -> None:
-        for module in self._model[0].modules():
-            if isinstance(module, ConditionalLayer):
-                parts = module.coda_adapters
-            elif isinstance(module, SwitchableModule):
-                parts = module.coda_copies
-            else:
-                continue
+        for _, module, parts in adapter_parts(self._model[0]):
             own = [p for name, p in module.named_parameters() if "coda_" not in name]
             if own and adapter_name in parts:
                 parts[adapter_name].to(device or own[0].device)
-
-    def _run_active(self) -> None:
-        model = self._model[0]
-        name = self.active_adapters[0] if self.active_adapters else None
-        parameters = [] if name is None else [p for _, p in adapter_parameters(model, name)]
-        trainable = [parameter.requires_grad for parameter in parameters]
-        set_adapter(model, None if self.disable_adapters else name)
-        for parameter, requires_grad in zip(parameters, trainable, strict=True):
-            parameter.requires_grad_(requires_grad)
 
 
 class _OwnsParameters:
@@ -149,7 +139,7 @@ class _OwnsParameters:
 
     coda_parts: nn.ModuleDict
     coda_path: ClassVar[str]  # where the parts are, relative to this module
-    peft_switch: list[AdapterSwitch]  # in a list, or it would become a submodule
+    coda_switch: list[AdapterSwitch]  # in a list, or it would become a submodule
     adapter_layer_names = ("coda_parts",)
 
     # PEFT's own looks into the module that it believes is wrapped.
@@ -161,15 +151,15 @@ class _OwnsParameters:
 
     @property
     def active_adapter(self) -> list[str]:
-        return self.peft_switch[0].active_adapters
+        return self.coda_switch[0].active_adapters
 
     @property
     def active_adapters(self) -> list[str]:
-        return self.peft_switch[0].active_adapters
+        return self.coda_switch[0].active_adapters
 
     @property
     def disable_adapters(self) -> bool:
-        return self.peft_switch[0].disable_adapters
+        return self.coda_switch[0].disable_adapters
 
     def adapter_state_dict_load_map(self, adapter_name: str) -> dict[str, str]:
         """Return names in the file -> names in the model, both relative to this module."""
@@ -241,21 +231,17 @@ def introduce_to_peft(model: nn.Module) -> AdapterSwitch:
     Returns:
         The model's switch; made if it is the first adapter.
     """
-    outer, switch = transformers_model(model), find_switch(model)
-    if switch is None:
-        switch = AdapterSwitch(outer)
-        outer.add_module(SWITCH, switch)
-        get_attachment(model).handles += (switch,)
-    for module in list(outer.modules()):
-        if isinstance(module, ConditionalLayer):
-            owner: nn.Module = module.coda_adapters
-            mixin: type[DynamicSubclass] = PeftPartsModule
-        elif isinstance(module, SwitchableModule):
-            owner, mixin = module, PeftSwitchableModule
-        else:
-            continue
+    outer, adapter_switch = transformers_model(model), find_switch(model)
+    if adapter_switch is None:
+        adapter_switch = AdapterSwitch(outer)
+        outer.add_module(SWITCH, adapter_switch)
+        get_attachment(model).handles += (adapter_switch,)
+    for _, module, parts in list(adapter_parts(model)):
+        is_layer = isinstance(module, ConditionalLayer)
+        owner: nn.Module = parts if is_layer else module
+        mixin: type[DynamicSubclass] = PeftPartsModule if is_layer else PeftSwitchableModule
         if not isinstance(owner, _OwnsParameters):
-            if isinstance(owner, DynamicSubclass):
-                restore(owner)
-            cast("_OwnsParameters", become(owner, mixin)).peft_switch = [switch]
-    return switch
+            if isinstance(owner, DynamicSubclass):  # instead of the mixin that it has
+                owner.__class__ = owner.coda_original_class
+            cast("_OwnsParameters", become(owner, mixin)).coda_switch = [adapter_switch]
+    return adapter_switch

@@ -28,16 +28,10 @@ from peft.mapping import (
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
+from .._attachment import get_attachment, is_attached
 from .._sites import transformers_model
 from .._version import __version__
-from ..attach import (
-    adapter_parameters,
-    add_adapter,
-    attach,
-    detach,
-    get_attachment,
-    is_attached,
-)
+from ..attach import add_adapter, attach, detach
 from ..checkpoint import PEFT_TYPE
 from ..config import AttentionMode, ConditionalAdapterConfig
 from ..errors import AttachmentError, CheckpointError, ConfigError
@@ -194,18 +188,15 @@ class ConditionalAdapterTuner(BaseTuner):
         """
         config = _fit(self.peft_config[adapter_name], model)
         _check_name(model, adapter_name)
-        names = list(get_attachment(model).configs) if is_attached(model) else []
-        parameters = [p for name in names for _, p in adapter_parameters(model, name)]
-        trainable = [parameter.requires_grad for parameter in parameters]
+        put = add_adapter if is_attached(model) else attach
         with init_empty_weights() if low_cpu_mem_usage else nullcontext():
-            put = add_adapter if names else attach
             put(model, config.to_config(), adapter_name=adapter_name)
         config.modules_to_save = list(get_attachment(model).heads[adapter_name])
         self.peft_config[adapter_name] = config
-        introduce_to_peft(model)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
-        for parameter, requires_grad in zip(parameters, trainable, strict=True):
-            parameter.requires_grad_(requires_grad)
+        active = self.active_adapter = self.active_adapters  # a list, as after PEFT's set_adapter
+        switch = introduce_to_peft(model)
+        switch.activate(active)
+        switch.set_requires_grad(adapter_name, adapter_name in active and not config.inference_mode)
 
     def unload(self) -> nn.Module:
         """Remove all adapters.

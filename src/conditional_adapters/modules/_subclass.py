@@ -19,7 +19,10 @@ class DynamicSubclass(nn.Module):
     """What every dynamic subclass can do: show its name, be pickled and copied."""
 
     coda_mixin: type[nn.Module]
-    coda_original_class: type[nn.Module]
+    coda_original_class: type[Any]
+
+    def coda_leave(self, training: bool) -> None:
+        """Prepare for `restore`, given the training mode of the model."""
 
     def _get_name(self) -> str:
         return type(self).__qualname__
@@ -60,10 +63,14 @@ def become(module: nn.Module, mixin: type[MixinT]) -> MixinT:
     return cast("MixinT", module)
 
 
-def restore(module: nn.Module) -> None:
-    """Undo `become`."""
-    original = cast("DynamicSubclass", module).coda_original_class
-    module.__class__ = original
+def restore(module: nn.Module, training: bool) -> None:
+    """Undo every `become` of a module, if any, and take what it was given as another class."""
+    while isinstance(module, DynamicSubclass):
+        module.coda_leave(training)
+        for name in [*vars(module), *module._modules]:
+            if name.startswith("coda_"):
+                delattr(module, name)
+        module.__class__ = module.coda_original_class
 
 
 def _new(mixin: type[Any], original: type[Any]) -> Any:  # noqa: ANN401

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ._subclass import DynamicSubclass, become, restore
+from ._subclass import DynamicSubclass, become
 
 
 class FrozenStatistics(DynamicSubclass):
@@ -15,6 +15,10 @@ class FrozenStatistics(DynamicSubclass):
         """Ignore the mode."""
         return super().train(False)
 
+    def coda_leave(self, training: bool) -> None:
+        """Take the mode of the model."""
+        super().train(training)
+
 
 def freeze_statistics(model: nn.Module) -> None:
     """Freeze the statistics of every normalisation in `model` whose parameters are frozen."""
@@ -22,9 +26,3 @@ def freeze_statistics(model: nn.Module) -> None:
         is_frozen = not any(p.requires_grad for p in module.parameters())
         if isinstance(module, _NormBase) and is_frozen:
             become(module, FrozenStatistics).eval()
-
-
-def unfreeze_statistics(module: nn.Module, training: bool) -> None:
-    """Undo `freeze_statistics` for one module."""
-    restore(module)
-    module.train(training)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ._subclass import DynamicSubclass, become, restore
+from ._subclass import DynamicSubclass, become
 
 
 class SwitchableModule(DynamicSubclass):
@@ -38,10 +38,3 @@ def add_copy(module: nn.Module, adapter_name: str) -> None:
         switchable.coda_copies = nn.ModuleDict()
         switchable.coda_active = None
     switchable.coda_copies[adapter_name] = trained.requires_grad_()
-
-
-def remove_copies(module: nn.Module) -> None:
-    """Make a switchable module its old self again."""
-    del module.coda_copies
-    del module.coda_active
-    restore(module)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
+from .._attachment import conditional_layers
 from ..analysis import record_routing
-from ..attach import conditional_layers
 from ..errors import ConfigError
 from ..visualisation import RoutedDocument, words_from_tokens
 from .models import Classifier

@@ -8,8 +8,7 @@ the uninterrupted one.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +17,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel, default_data_collator
 
+from .._attachment import without_adapter
 from .._sites import find_sites
 from ..analysis import record_routing
-from ..attach import without_adapter
+from ..analysis._modes import evaluating
 from ..errors import ConfigError
 
 Batch = dict[str, Tensor]
@@ -259,20 +259,8 @@ def _dense_states(
     """Run the teacher, without dropout."""
     if teacher is not None:
         return _encoder_states(teacher.eval().to(model.device), batch)
-    with without_adapter(model), _evaluating(model):
+    with without_adapter(model), evaluating(model):
         return _encoder_states(model, batch)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put all modules into evaluation mode, and each back as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, is_training in modes:
-            module.training = is_training
 
 
 def own_loss(model: PreTrainedModel, batch: Batch) -> ObjectiveLoss:

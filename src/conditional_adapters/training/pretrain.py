@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, set_seed
 
-from ..attach import active_adapter
+from .._attachment import active_adapter
 from ..errors import ConfigError
 from .objectives import Batch, Examples, Objective
 from .stream import POSITION, Columns, EndlessRows

@@ -23,8 +23,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from .._attachment import get_attachment, is_attached
 from ..analysis import RouterStatistics, record_routing, router_statistics
-from ..attach import get_attachment, is_attached
 from ..errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
