@@ -1,0 +1,1 @@
+"""Quality experiments as files: `<name>/config.yaml` in, `<name>/results.json` out."""

@@ -1,0 +1,109 @@
+"""Run experiments and render their tables: `python -m experiments --help`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from benchmarks._report import describe_run
+from conditional_adapters._atomic import replace_text
+from conditional_adapters.cli._console import messages, print_table
+
+from ._config import FOLDER, experiment_names, load_experiment, load_pretraining
+from ._pretrain import run_pretraining
+from ._report import render as render_page
+from ._report import table
+from ._results import is_current, write_run, write_speed
+from ._run import run_row
+from ._speed import measure_speed
+
+app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
+
+
+@app.command()
+def run(
+    names: Annotated[list[str] | None, typer.Argument(help="Experiments; all if none.")] = None,
+    rows: Annotated[str, typer.Option(help="Only these rows, divided by commas.")] = "",
+    seeds: Annotated[str, typer.Option(help="Only these seeds, divided by commas.")] = "",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")] = None,
+    workspace: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = Path(
+        "runs/experiments"
+    ),
+) -> None:
+    """Run what is missing, and what was made with other settings than today's file has.
+
+    Rows are trained seed by seed, so that a first comparison is there early. What was interrupted
+    goes on from its last checkpoint.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    for name in names or experiment_names():
+        experiment = load_experiment(name)
+        wanted = rows.split(",") if rows else list(experiment.rows)
+        unknown = set(wanted) - set(experiment.rows)
+        if unknown:
+            raise SystemExit(f"{name} has no rows {sorted(unknown)}; it has {[*experiment.rows]}.")
+        for seed in sorted({seed for row in wanted for seed in experiment.row_seeds(row)}):
+            for row in wanted:
+                is_wanted = not seeds or str(seed) in seeds.split(",")
+                if not is_wanted or seed not in experiment.row_seeds(row):
+                    continue
+                if is_current(experiment, name, row, seed):
+                    continue
+                messages.print(f"[bold]{name}: {row}, seed {seed}[/]")
+                result = run_row(experiment, name, row, seed, workspace)
+                write_run(name, row, seed, result | describe_run("experiments", "transformers"))
+        if lines := table(name):
+            print_table(experiment.title, lines)
+
+
+@app.command()
+def pretrain(
+    name: Annotated[str, typer.Argument(help="A folder with a pretraining.yaml.")],
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")] = None,
+    workspace: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = Path(
+        "runs/experiments"
+    ),
+) -> None:
+    """Pretrain an adapter, or go on with what was interrupted.
+
+    Writes WORKSPACE/NAME/adapter, and the losses to experiments/NAME/pretraining.json.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    output = workspace / name
+    described = describe_run("experiments", "transformers")
+    resume = any(output.glob("checkpoint-*"))
+    result = run_pretraining(load_pretraining(name), output, resume=resume)
+    text = json.dumps(described | result, indent=1) + "\n"
+    replace_text(FOLDER / name / "pretraining.json", text)
+    messages.print(f"adapter: {output / 'adapter'}")
+
+
+@app.command()
+def speed(
+    names: Annotated[list[str], typer.Argument(help="Experiments.")],
+    rounds: Annotated[int, typer.Option(min=3, help="Measured rounds.")] = 11,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")] = None,
+) -> None:
+    """Time encoder and training step of all rows in turns; wants a machine without other work."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    for name in names:
+        experiment = load_experiment(name)
+        torch.manual_seed(0)
+        described = describe_run("experiments", "transformers")
+        write_speed(name, measure_speed(experiment, rounds=rounds) | {"measurement": described})
+        print_table(experiment.title, table(name))
+
+
+@app.command()
+def render() -> None:
+    """Write docs/experiments.md and its figures from the results."""
+    messages.print(f"wrote {render_page()}")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,167 @@
+"""What an experiment is: one data set, one model, and the rows of a table to train for them."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from conditional_adapters import ConditionalAdapterConfig
+from conditional_adapters.training import PretrainingSettings, TrainingSettings
+
+FOLDER = Path(__file__).resolve().parent
+Method = Literal["adapter", "full", "probe", "lora"]
+
+
+class Strict(BaseModel):
+    """A part of the file in which no name is misspelt."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Strict):
+    """Which rows train and which test.
+
+    Without `test_split`, `test_rows` rows are held out by class with a fixed seed. A validation
+    part is always cut from the training rows; the test part is not touched while settings are
+    chosen.
+    """
+
+    source: str
+    split: str | None = None
+    test_split: str | None = None
+    test_rows: int | None = None
+    train_rows: int | None = None  # a random part, by class
+    evaluate_on: Literal["test", "validation"] = "test"
+    validation_rows: int = 375  # cut from the training rows if that is what is evaluated
+
+
+class Row(Strict):
+    """One method of the comparison."""
+
+    title: str
+    method: Method = "adapter"
+    adapter: dict[str, Any] = Field(default_factory=dict)  # fields of ConditionalAdapterConfig
+    init: str | None = None  # a pretrained adapter to start from
+    num_layers: int | None = None  # keep so many layers of the encoder, evenly
+    max_length: int | None = None  # cut texts here instead
+    rank: int = 8  # of LoRA
+    training: dict[str, Any] = Field(default_factory=dict)  # differences from the experiment's
+    # Evaluate an elastic adapter with each of these.
+    reduction_factors: tuple[float, ...] = ()
+    seeds: tuple[int, ...] | None = None  # differing from the experiment's
+
+
+class Pretraining(Strict):
+    """The contents of `pretraining.yaml`: a task-agnostic adapter to start from."""
+
+    title: str
+    model: str
+    data: tuple[Data, ...]  # training parts whose rows are read without their labels
+    max_length: int | None = None
+    adapter: dict[str, Any]
+    settings: dict[str, Any]  # fields of PretrainingSettings
+    layer_weight: float = 1.0  # of Distillation
+    final_weight: float = 1.0
+
+
+class Experiment(Strict):
+    """The contents of `config.yaml`."""
+
+    title: str
+    question: str  # what the table answers, in a sentence
+    model: str
+    data: Data
+    max_length: int | None = None
+    baseline: str  # the row that all others are compared with
+    seeds: tuple[int, ...] = (0, 1, 2)
+    timing_batch: int = 8
+    training: dict[str, Any] = Field(default_factory=dict)  # fields of TrainingSettings
+    rows: dict[str, Row]
+
+    def row_settings(self, name: str) -> tuple[Row, TrainingSettings]:
+        """Return a row and how it trains; both are checked."""
+        row = self.rows[name]
+        if row.method == "adapter":
+            ConditionalAdapterConfig.from_dict(row.adapter)
+        return row, TrainingSettings(**{**self.training, **row.training})
+
+    def row_seeds(self, name: str) -> tuple[int, ...]:
+        """Return the seeds of a row."""
+        seeds = self.rows[name].seeds
+        return self.seeds if seeds is None else seeds
+
+    def digest(self, name: str) -> str:
+        """Return a hash of all that a row's result depends on; a changed row runs again."""
+        row = self.rows[name].model_dump(exclude={"title", "seeds"})
+        if row["init"] is not None:
+            row["init"] = [row["init"], _adapter_digest(row["init"])]
+        training = {**self.training, **row.pop("training")}
+        shared = self.data.model_dump() | {"model": self.model, "max_length": self.max_length}
+        text = json.dumps([row, training, shared], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _adapter_digest(name: str) -> str:
+    from conditional_adapters.assets import find_adapter
+
+    content = (find_adapter(name) / "adapter_model.safetensors").read_bytes()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def load_pretraining(name: str) -> Pretraining:
+    """Read and check a pretraining.
+
+    Args:
+        name: Its folder.
+
+    Returns:
+        The pretraining.
+
+    Raises:
+        SystemExit: If there is no such pretraining or its file is wrong.
+    """
+    path = FOLDER / name / "pretraining.yaml"
+    if not path.exists():
+        known = sorted(file.parent.name for file in FOLDER.glob("*/pretraining.yaml"))
+        raise SystemExit(f"no pretraining {name!r}. There are: {', '.join(known)}.")
+    try:
+        pretraining = Pretraining.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        ConditionalAdapterConfig.from_dict(pretraining.adapter)
+        PretrainingSettings(**pretraining.settings)
+    except (ValueError, TypeError) as error:
+        raise SystemExit(f"{path}: {error}") from error
+    return pretraining
+
+
+def experiment_names() -> list[str]:
+    """Return the names of all experiments."""
+    return sorted(path.parent.name for path in FOLDER.glob("*/config.yaml"))
+
+
+def load_experiment(name: str) -> Experiment:
+    """Read and check an experiment.
+
+    Args:
+        name: Its folder.
+
+    Returns:
+        The experiment.
+
+    Raises:
+        SystemExit: If there is no such experiment or its file is wrong.
+    """
+    path = FOLDER / name / "config.yaml"
+    if not path.exists():
+        raise SystemExit(f"no experiment {name!r}. There are: {', '.join(experiment_names())}.")
+    try:
+        experiment = Experiment.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        for row in experiment.rows:
+            experiment.row_settings(row)
+    except (ValueError, TypeError) as error:
+        raise SystemExit(f"{path}: {error}") from error
+    if experiment.baseline not in experiment.rows:
+        raise SystemExit(f"{path}: baseline {experiment.baseline!r} is not one of the rows.")
+    return experiment

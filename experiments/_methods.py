@@ -1,0 +1,95 @@
+"""How each method of a comparison changes a pretrained classifier before it is trained."""
+
+from torch import nn
+
+from conditional_adapters import ConditionalAdapterConfig, attach, count_parameters
+from conditional_adapters._sites import find_sites
+from conditional_adapters.assets import find_adapter
+from conditional_adapters.checkpoint import attach_pretrained
+from conditional_adapters.tasks.models import Classifier, load_classifier
+
+from ._config import Experiment, Row
+
+
+def build_classifier(experiment: Experiment, row: Row, labels: list[str]) -> Classifier:
+    """Load the model of an experiment and prepare it as a row says.
+
+    Args:
+        experiment: The experiment.
+        row: One of its rows.
+        labels: The class names of the data set.
+
+    Returns:
+        The classifier, with what the method trains trainable and all else frozen.
+    """
+    max_length = row.max_length or experiment.max_length
+    classifier = load_classifier(experiment.model, labels, max_length=max_length)
+    if row.num_layers is not None:
+        _keep_layers(classifier, row.num_layers)
+    model = classifier.model
+    if row.method == "adapter":
+        config = ConditionalAdapterConfig.from_dict(row.adapter)
+        if row.init is None:
+            attach(model, config)
+        else:
+            attach_pretrained(model, find_adapter(row.init), config)
+    elif row.method == "full":
+        model.requires_grad_(True)
+    else:
+        model.requires_grad_(False)
+        for head in _heads(classifier):
+            head.requires_grad_(True)
+        if row.method == "lora":
+            _add_lora(classifier, row.rank)
+    return classifier
+
+
+def count_new_parameters(classifier: Classifier, method: str) -> tuple[int, int]:
+    """Count what a method adds to a model, without its task head, and what the model has.
+
+    Args:
+        classifier: From `build_classifier`.
+        method: The method of its row.
+
+    Returns:
+        New parameters and those of the pretrained model. All parameters of a fully fine-tuned
+        model are new, because a copy of them has to be kept for each task.
+    """
+    if method == "adapter":
+        counts = count_parameters(classifier.model)
+        return counts.new, counts.total - counts.new
+    heads = {id(p) for head in _heads(classifier) for p in head.parameters()}
+    body = [(name, p) for name, p in classifier.model.named_parameters() if id(p) not in heads]
+    new = sum(p.numel() for name, p in body if p.requires_grad)
+    lora = sum(p.numel() for name, p in body if ".lora_" in name)
+    return new, sum(p.numel() for p in classifier.model.parameters()) - lora
+
+
+def _heads(classifier: Classifier) -> list[nn.Module]:
+    """Return what conditional adapters train as the head, so that all methods train the same."""
+    from conditional_adapters._sites import head_names
+
+    sites = find_sites(classifier.model)
+    return [classifier.model.get_submodule(path) for path in head_names(sites, None)]
+
+
+def _add_lora(classifier: Classifier, rank: int) -> None:
+    """Put LoRA into the projections of queries and values, PEFT's usual places."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    trained = [p for p in classifier.model.parameters() if p.requires_grad]
+    config = LoraConfig(r=rank, lora_alpha=2 * rank)
+    inject_adapter_in_model(config, classifier.model)
+    for parameter in trained:
+        parameter.requires_grad_(True)
+
+
+def _keep_layers(classifier: Classifier, num_layers: int) -> None:
+    """Drop layers of the encoder, evenly, the last one kept."""
+    layers = find_sites(classifier.model).encoder_layers
+    step = len(layers) / num_layers
+    kept = [layers[round((index + 1) * step) - 1] for index in range(num_layers)]
+    del layers[num_layers:]
+    for index, layer in enumerate(kept):
+        layers[index] = layer
+    classifier.model.config.num_hidden_layers = num_layers

@@ -1,0 +1,69 @@
+"""Pretrain a task-agnostic adapter by distillation, as a `pretraining.yaml` says."""
+
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from conditional_adapters import ConditionalAdapterConfig, attach, count_parameters, save_adapter
+from conditional_adapters.tasks.models import load_backbone, modality_of
+from conditional_adapters.training import Distillation, PretrainingSettings, pretrain
+
+from ._config import Pretraining
+from ._run import load_data
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def run_pretraining(pretraining: Pretraining, output: Path, *, resume: bool) -> dict[str, Any]:
+    """Pretrain and save the adapter.
+
+    Args:
+        pretraining: What to do.
+        output: Folder for the adapter, checkpoints and the TensorBoard log.
+        resume: Go on from the last checkpoint in it.
+
+    Returns:
+        What the results keep.
+    """
+    from transformers import set_seed
+
+    settings = PretrainingSettings(**pretraining.settings)
+    rows = _load_rows(pretraining)
+    set_seed(settings.seed)
+    backbone = load_backbone(pretraining.model, max_length=pretraining.max_length)
+    attach(backbone.model, ConditionalAdapterConfig.from_dict(pretraining.adapter))
+    objective = Distillation(
+        pad=backbone.preprocessor.collate,
+        layer_weight=pretraining.layer_weight,
+        final_weight=pretraining.final_weight,
+    )
+    start = perf_counter()
+    trainer = pretrain(
+        backbone.model,
+        rows,
+        objective=objective,
+        output=output,
+        settings=settings,
+        encode=backbone.preprocessor.encode,
+        resume=resume,
+    )
+    seconds = perf_counter() - start
+    save_adapter(backbone.model, output / "adapter")
+    counts = count_parameters(backbone.model)
+    return {
+        "rows": len(rows),
+        "training_seconds": round(seconds, 1),
+        "new_parameters": counts.new,
+        "new_parameters_share": counts.new_share,
+        "log": [line for line in trainer.state.log_history if "loss" in line],
+    }
+
+
+def _load_rows(pretraining: Pretraining) -> "datasets.Dataset":
+    """Read the training parts, one after the other; pretraining shuffles them."""
+    import datasets
+
+    modality = modality_of(pretraining.model)
+    parts = [load_data(data, modality)[0].remove_columns("label") for data in pretraining.data]
+    return datasets.concatenate_datasets(parts)

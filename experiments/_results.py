@@ -1,0 +1,62 @@
+"""`results.json`: what each run of an experiment gave, written after every run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conditional_adapters._atomic import replace_text
+
+from . import _config
+from ._config import Experiment
+
+Run = dict[str, Any]
+
+
+def results_path(name: str) -> Path:
+    """Return where the results of an experiment are."""
+    return _config.FOLDER / name / "results.json"
+
+
+def read_results(name: str) -> dict[str, Any]:
+    """Return the results so far: `runs` by row and seed, and `speed` by row if it was measured."""
+    path = results_path(name)
+    if not path.exists():
+        return {"runs": {}, "speed": {}}
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return stored
+
+
+def write_run(name: str, row: str, seed: int, run: Run) -> None:
+    """Add one run to the results, whole or not at all; runs of other processes are kept."""
+    results = read_results(name)
+    results["runs"].setdefault(row, {})[str(seed)] = run
+    _write(name, results)
+
+
+def write_speed(name: str, speed: dict[str, Any]) -> None:
+    """Replace the measured speeds."""
+    _write(name, read_results(name) | {"speed": speed})
+
+
+def is_current(experiment: Experiment, name: str, row: str, seed: int) -> bool:
+    """Tell whether a run is there and was made with the settings of today's file."""
+    run = read_results(name)["runs"].get(row, {}).get(str(seed))
+    return run is not None and run["settings"] == experiment.digest(row)
+
+
+def pack(is_right: np.ndarray) -> str:
+    """Write which rows were classified rightly as hexadecimal digits."""
+    return np.packbits(is_right).tobytes().hex()
+
+
+def unpack(digits: str, num_rows: int) -> np.ndarray:
+    """Read what `pack` wrote."""
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits), dtype=np.uint8))
+    return bits[:num_rows].astype(bool)
+
+
+def _write(name: str, results: dict[str, Any]) -> None:
+    results["runs"] = {row: results["runs"][row] for row in sorted(results["runs"])}
+    replace_text(results_path(name), json.dumps(results, indent=1) + "\n")

@@ -1,0 +1,116 @@
+"""Time the encoder and a training step of every row side by side, in one process."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from conditional_adapters import estimate_flops, set_reduction_factor
+from conditional_adapters.analysis.timing import Timing, time_interleaved
+from conditional_adapters.tasks.models import Classifier, modality_of
+
+from ._config import Experiment, Row
+from ._methods import build_classifier
+from ._run import load_data
+
+
+def measure_speed(experiment: Experiment, *, rounds: int) -> dict[str, Any]:
+    """Measure all rows on the same rows of the training part, at full length.
+
+    Args:
+        experiment: The experiment.
+        rounds: Measured rounds; all rows take turns in each.
+
+    Returns:
+        For each row (and reduction factor, as `row@r`) the median milliseconds of the encoder and
+        of a training step, and how many times faster they are than the baseline's, round by round.
+    """
+    rows, _ = load_data(experiment.data, modality_of(experiment.model))
+    labels: list[str] = rows.features["label"].names
+    candidates: dict[str, tuple[Classifier, Row, float | None]] = {}
+    for name, row in experiment.rows.items():
+        classifier = build_classifier(experiment, row, labels)
+        for factor in row.reduction_factors or (None,):
+            key = name if factor is None else f"{name}@{factor:g}"
+            candidates[key] = (classifier, row, factor)
+    batches = {
+        name: _batch(classifier, rows, experiment.timing_batch)
+        for name, (classifier, _, _) in candidates.items()
+    }
+    optimizers = {
+        name: torch.optim.AdamW(p for p in classifier.model.parameters() if p.requires_grad)
+        for name, (classifier, _, _) in candidates.items()
+    }
+
+    def prepare(name: str, *, training: bool) -> None:
+        classifier, _, factor = candidates[name]
+        classifier.model.train(training)
+        if factor is not None:
+            set_reduction_factor(classifier.model, factor)
+
+    def encode(name: str) -> None:
+        with torch.inference_mode():
+            inputs = {k: v for k, v in batches[name].items() if k != "labels"}
+            candidates[name][0].model.base_model(**inputs)
+
+    def step(name: str) -> None:
+        candidates[name][0].model(**batches[name]).loss.backward()
+        optimizers[name].step()
+        optimizers[name].zero_grad()
+
+    def time(run: Callable[[str], None], names: list[str], *, training: bool) -> dict[str, Timing]:
+        return time_interleaved(
+            {name: partial(run, name) for name in names},
+            prepare=lambda name: prepare(name, training=training),
+            rounds=rounds,
+            show_progress=True,
+        )
+
+    encoder = time(encode, [*candidates], training=False)
+    # While it trains, an elastic adapter samples its reduction factor: no step of one factor.
+    trained = [name for name, (_, _, factor) in candidates.items() if factor is None]
+    training = time(step, trained, training=True)
+    baseline = experiment.baseline
+    speeds = {
+        name: _summarise("encoder", encoder[name], encoder[baseline]) | _flops(*candidates[name])
+        for name in candidates
+    }
+    for name in trained:
+        speeds[name] |= _summarise("training_step", training[name], training[baseline])
+    return speeds
+
+
+def _batch(classifier: Classifier, rows: Any, size: int) -> dict[str, torch.Tensor]:  # noqa: ANN401
+    """Encode the longest texts, or the first images."""
+    column = "text" if classifier.modality == "text" else "image"
+    indices = range(size)
+    if column == "text":
+        order = sorted(range(len(rows)), key=lambda index: -len(rows[index]["text"]))
+        indices = order[:size]  # type: ignore[assignment]
+    chosen = rows.select(indices)
+    columns = classifier.encode({column: chosen[column], "label": chosen["label"]})
+    examples = [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
+    return classifier.collate(examples)
+
+
+def _summarise(what: str, timing: Timing, baseline: Timing) -> dict[str, float]:
+    lower, median, upper = (round(1e3 * seconds, 2) for seconds in timing.quartiles)
+    return {
+        f"{what}_milliseconds": median,
+        f"{what}_milliseconds_q1": lower,
+        f"{what}_milliseconds_q3": upper,
+        f"{what}_times_faster": round(timing.speed_up(baseline), 3),
+    }
+
+
+def _flops(classifier: Classifier, row: Row, factor: float | None) -> dict[str, int]:
+    if row.method != "adapter":
+        return {}
+    if factor is not None:
+        set_reduction_factor(classifier.model, factor)
+    length = classifier.max_length if classifier.modality == "text" else None
+    flops = estimate_flops(classifier.model.eval(), batch_size=1, sequence_length=length)
+    return {"flops_per_row": flops.total}

@@ -1,0 +1,208 @@
+"""The harness of the quality experiments, on a tiny model and real files."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from transformers import BertConfig, BertModel
+from typer.testing import CliRunner
+
+from experiments import __main__ as command
+from experiments import _config
+from experiments._config import load_experiment
+from experiments._methods import build_classifier
+from experiments._report import difference, interval, render, table
+from experiments._results import pack, read_results, unpack
+from tests.training.vocabulary import tokenizer_of
+
+EXPERIMENT = {
+    "title": "Even and odd words",
+    "question": "Does the harness work?",
+    "max_length": 16,
+    "data": {"test_rows": 30},
+    "baseline": "dense",
+    "seeds": [0, 1],
+    "timing_batch": 4,
+    "training": {"epochs": 4, "learning_rate": 0.02, "router_learning_rate": 0.02},
+    "rows": {
+        "dense": {"title": "dense adapters", "adapter": {"reduction_factor": 1}},
+        "elastic": {
+            "title": "elastic",
+            "adapter": {"reduction_factor": [2, 4]},
+            "reduction_factors": [2, 4],
+            "seeds": [0],
+        },
+        "lora": {"title": "LoRA", "method": "lora", "rank": 2},
+        "full": {"title": "all", "method": "full", "training": {"learning_rate": 0.001}},
+        "probe": {"title": "probe", "method": "probe"},
+        "half": {"title": "half", "num_layers": 2, "adapter": {"reduction_factor": 1}},
+        "short": {"title": "short", "max_length": 8, "adapter": {"reduction_factor": 1}},
+    },
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of experiments with one experiment, a model and a data set."""
+    config = BertConfig(
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        initializer_range=0.2,
+    )
+    BertModel(config).save_pretrained(tmp_path / "model")
+    tokenizer_of(40).save_pretrained(tmp_path / "model")
+    rng = random.Random(0)
+    lines = ["text,label"]
+    for index in range(90):
+        parity = index % 2
+        words = (f"w{2 * rng.randrange(20) + parity}" for _ in range(rng.randint(4, 12)))
+        lines.append(f"{' '.join(words)},{'odd' if parity else 'even'}")
+    (tmp_path / "data.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "docs").mkdir()
+    root = tmp_path / "experiments"
+    (root / "words").mkdir(parents=True)
+    monkeypatch.setattr(_config, "FOLDER", root)
+    monkeypatch.chdir(tmp_path)
+    write(root)
+    return root
+
+
+def write(root, **changes):
+    values = {**EXPERIMENT, "model": str(root.parent / "model"), **changes}
+    values["data"] = {**values["data"], "source": str(root.parent / "data.csv")}
+    (root / "words" / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+def invoke(*arguments):
+    result = CliRunner().invoke(command.app, list(arguments))
+    assert result.exit_code == 0, (result.output, result.exception)
+
+
+def test_every_row_runs_once_and_again_only_when_it_changes(folder, monkeypatch) -> None:
+    invoke("run", "words")
+    runs = read_results("words")["runs"]
+    assert {row: set(by_seed) for row, by_seed in runs.items()} == {
+        row: {"0"} if row == "elastic" else {"0", "1"} for row in EXPERIMENT["rows"]
+    }
+    for by_seed in runs.values():
+        for run in by_seed.values():
+            assert (run["rows"], run["training_rows"], run["steps"]) == (30, 60, 8 * 4)
+            for result in run["results"]:
+                right = unpack(result["is_right"], 30)
+                assert result["accuracy"] == pytest.approx(right.mean(), abs=1e-5)
+            assert run["versions"]["torch"] == torch.__version__
+            assert len(run["commit"]) == 40
+    dense = runs["dense"]["0"]["results"][0]["accuracy"]
+    assert dense > 0.8  # chance is 0.5
+    assert runs["probe"]["0"]["new_parameters"] == 0
+    assert runs["lora"]["0"]["new_parameters"] == 4 * 2 * 2 * 2 * 32  # layers, q and v, A and B
+    assert runs["full"]["0"]["new_parameters_share"] > 0.9
+    calls = []
+
+    def run_row(_experiment, _name, row, seed, _workspace):
+        calls.append((row, seed))
+        return {}
+
+    monkeypatch.setattr(command, "run_row", run_row)
+    monkeypatch.setattr(command, "write_run", lambda *_: None)
+    invoke("run", "words")
+    assert calls == []
+    rows = {**EXPERIMENT["rows"], "lora": {"title": "LoRA", "method": "lora", "rank": 3}}
+    rows["probe"] = {**rows["probe"], "title": "another title"}
+    write(folder, rows=rows)
+    monkeypatch.setattr(
+        command, "run_row", lambda _e, _n, row, seed, _w: calls.append((row, seed)) or {}
+    )
+    monkeypatch.setattr(command, "_describe", dict)
+    invoke("run", "words")
+    assert calls == [("lora", 0), ("lora", 1)]
+
+
+def test_speeds_and_the_page(folder) -> None:
+    invoke("run", "words", "--rows", "dense,elastic", "--seeds", "0")
+    invoke("speed", "words", "--rounds", "3")
+    lines = table("words")
+    assert [line["method"] for line in lines] == [
+        "dense adapters",
+        "elastic, r = 2",
+        "elastic, r = 4",
+    ]
+    assert lines[0]["encoder"] == lines[0]["step"] == lines[0]["FLOPs"] == "1.00x"
+    assert lines[1]["step"] == "-"  # the steps of an elastic adapter have no one factor
+    assert float(lines[2]["FLOPs"][:-1]) > float(lines[1]["FLOPs"][:-1]) > 1.3
+    text = render().read_text()
+    assert "| dense adapters | " in text
+    assert "LoRA" not in text
+    assert (folder.parent / "docs" / "images" / "experiment-words.png").stat().st_size > 10_000
+
+
+def test_the_kept_layers_are_spread_evenly(folder) -> None:
+    experiment = load_experiment("words")
+    whole = build_classifier(experiment, experiment.rows["dense"], ["even", "odd"])
+    half = build_classifier(experiment, experiment.rows["half"], ["even", "odd"])
+    layers, kept = whole.model.bert.encoder.layer, half.model.bert.encoder.layer
+    for kept_layer, index in zip(kept, (1, 3), strict=True):
+        weight = layers[index].attention.self.query.weight
+        torch.testing.assert_close(kept_layer.attention.self.query.weight, weight, rtol=0, atol=0)
+    assert build_classifier(experiment, experiment.rows["short"], ["a", "b"]).max_length == 8
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"baseline": "nothing"}, "baseline 'nothing'"),
+        ({"rows": {"dense": {"title": "x", "rnak": 2}}}, "rnak"),
+        ({"rows": {"dense": {"title": "x", "adapter": {"epsilon": -1}}}}, "epsilon must be"),
+        ({"training": {"epochs": -1}}, "epochs must be above 0"),
+        ({"training": {"epoch": 1}}, "epoch"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_its_name(folder, changes, words) -> None:
+    write(folder, **changes)
+    with pytest.raises(SystemExit, match=words) as caught:
+        load_experiment("words")
+    assert "config.yaml" in str(caught.value)
+
+
+def test_an_unknown_experiment_or_row_lists_the_known_ones(folder) -> None:
+    with pytest.raises(SystemExit, match="There are: words"):
+        load_experiment("other")
+    result = CliRunner().invoke(command.app, ["run", "words", "--rows", "densest"])
+    assert "it has ['dense'" in str(result.exception)
+
+
+def test_packing_keeps_every_row() -> None:
+    for size in (1, 8, 13, 725):
+        right = np.random.default_rng(size).random(size) < 0.7
+        assert (unpack(pack(right), size) == right).all()
+
+
+def test_the_interval_of_one_seed_is_that_of_a_mean() -> None:
+    deltas = np.random.default_rng(0).choice([-1.0, 0.0, 1.0], p=[0.1, 0.7, 0.2], size=(1, 2000))
+    lower, upper = interval(deltas)
+    half = 1.96 * deltas.std() / np.sqrt(2000)
+    assert lower == pytest.approx(deltas.mean() - half, abs=0.1 * half)
+    assert upper == pytest.approx(deltas.mean() + half, abs=0.1 * half)
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    deltas = np.zeros((3, 1000))
+    assert interval(deltas) == (0, 0)
+    deltas[0] = 1.0  # one of three seeds is better everywhere: resamples have 0 to 3 of it
+    lower, upper = interval(deltas)
+    assert lower == 0
+    assert upper > 0.6
+
+
+def test_differences_are_paired_by_seed_and_row() -> None:
+    right = np.array([True, True, False, False])
+    runs = {"0": {"is_right": pack(right), "rows": 4}, "5": {"is_right": pack(right), "rows": 4}}
+    reference = {"0": {"is_right": pack(~right), "rows": 4}}
+    assert difference(runs, reference).startswith("+0.0 ")
+    assert difference({"5": runs["5"]}, reference) == "-"
