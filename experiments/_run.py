@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from conditional_adapters import estimate_flops, set_reduction_factor
+from conditional_adapters import FlopCount, estimate_flops, set_reduction_factor
 from conditional_adapters.tasks.data import DataSpec, load_rows, split_train_test
 from conditional_adapters.tasks.inference import predict_scores
 from conditional_adapters.tasks.metrics import classification_metrics
@@ -113,13 +113,15 @@ def _evaluate(
     if factor is not None:
         result["reduction_factor"] = factor
     if row.method == "adapter":
-        flops = _count_flops(classifier)
-        result["flops_per_row"], result["flop_ratio"] = flops
+        flops = count_flops(classifier, rows)
+        result["flops_per_row"], result["flop_ratio"] = flops.total, round(flops.ratio, 4)
     return result | {"is_right": pack(scores.argmax(-1) == labels)}
 
 
-def _count_flops(classifier: Classifier) -> tuple[int, float]:
-    """Count the operations of one row of full length."""
-    length = classifier.max_length if classifier.modality == "text" else None
-    flops = estimate_flops(classifier.model, batch_size=1, sequence_length=length)
-    return flops.total, round(flops.ratio, 4)
+def count_flops(classifier: Classifier, rows: "datasets.Dataset") -> FlopCount:
+    """Count the operations of one text of full length, or of one image as it is prepared."""
+    if classifier.modality == "text":
+        return estimate_flops(classifier.model, batch_size=1, sequence_length=classifier.max_length)
+    columns = classifier.encode({"image": rows[:1]["image"]})
+    inputs = classifier.collate([{key: values[0] for key, values in columns.items()}])
+    return estimate_flops(classifier.model, inputs=inputs)

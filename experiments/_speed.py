@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from conditional_adapters import estimate_flops, set_reduction_factor
+from conditional_adapters import set_reduction_factor
 from conditional_adapters.analysis.timing import Timing, time_interleaved
 from conditional_adapters.tasks.models import Classifier, modality_of
 
 from ._config import Experiment, Row
 from ._methods import build_classifier
-from ._run import load_data
+from ._run import count_flops, load_data
 
 
 def measure_speed(experiment: Experiment, *, rounds: int) -> dict[str, Any]:
@@ -73,7 +73,8 @@ def measure_speed(experiment: Experiment, *, rounds: int) -> dict[str, Any]:
     training = time(step, trained, training=True)
     baseline = experiment.baseline
     speeds = {
-        name: _summarise("encoder", encoder[name], encoder[baseline]) | _flops(*candidates[name])
+        name: _summarise("encoder", encoder[name], encoder[baseline])
+        | _flops(*candidates[name], rows)
         for name in candidates
     }
     for name in trained:
@@ -106,11 +107,14 @@ def _summarise(what: str, timing: Timing, baseline: Timing) -> dict[str, float]:
     }
 
 
-def _flops(classifier: Classifier, row: Row, factor: float | None) -> dict[str, int]:
+def _flops(
+    classifier: Classifier,
+    row: Row,
+    factor: float | None,
+    rows: Any,  # noqa: ANN401
+) -> dict[str, int]:
     if row.method != "adapter":
         return {}
     if factor is not None:
         set_reduction_factor(classifier.model, factor)
-    length = classifier.max_length if classifier.modality == "text" else None
-    flops = estimate_flops(classifier.model.eval(), batch_size=1, sequence_length=length)
-    return {"flops_per_row": flops.total}
+    return {"flops_per_row": count_flops(classifier, rows).total}
