@@ -1,0 +1,68 @@
+"""The pretrained adapters that come with the library."""
+
+import pytest
+import torch
+
+import conditional_adapters as ca
+from conditional_adapters.assets import (
+    bbc_news,
+    find_adapter,
+    load_packaged_model,
+    load_packaged_tokenizer,
+    packaged_adapter_names,
+)
+from conditional_adapters.checkpoint import attach_pretrained
+from conditional_adapters.training.objectives import relative_error
+
+BASES = {"minilm-elastic": "minilm"}
+
+
+def test_every_adapter_has_a_base_model_here() -> None:
+    assert packaged_adapter_names() == sorted(BASES)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_an_adapter_is_small_elastic_and_without_a_task(name: str) -> None:
+    folder = find_adapter(f"packaged:{name}")
+    config = ca.read_adapter_config(folder)
+    assert len(config["reduction_factor"]) > 1
+    assert config["modules_to_save"] == []
+    assert (folder / "adapter_model.safetensors").stat().st_size < 5e6
+
+
+def test_a_path_is_taken_as_it_is(tmp_path) -> None:
+    assert find_adapter(str(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize("name", ["packaged:none", "packaged:../_data", "packaged:"])
+def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
+    with pytest.raises(ca.ConfigError, match="packaged:minilm-elastic"):
+        find_adapter(name)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_it_comes_much_closer_to_the_dense_model_than_a_fresh_adapter(needs, name: str) -> None:
+    needs(BASES[name])
+    needs("bbc_news")
+    tokenizer = load_packaged_tokenizer(BASES[name])
+    texts = [article.text for article in bbc_news()[::300]]
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="pt")
+    mask = batch["attention_mask"].bool()
+    dense = load_packaged_model(BASES[name])
+    fresh = ca.attach(load_packaged_model(BASES[name]))
+    trained = attach_pretrained(
+        load_packaged_model(BASES[name]), find_adapter(f"packaged:{name}")
+    ).eval()
+    with torch.inference_mode():
+        target = dense(**batch).last_hidden_state
+
+        def error(model) -> float:
+            return float(relative_error(model(**batch).last_hidden_state, target, mask))
+
+        errors = []
+        for factor in (2, 4, 8, 16):
+            ca.set_reduction_factor(fresh, factor)
+            ca.set_reduction_factor(trained, factor)
+            errors.append(error(trained))
+            assert errors[-1] < 0.7 * error(fresh), factor
+    assert errors == sorted(errors)  # more tokens, less error
