@@ -50,6 +50,7 @@ format: setup  ## Format the code
 bench: setup  ## Measure operators and models; writes benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.ops.soft_topk
 	$(BIN)/python -m benchmarks.conformer
+	$(BIN)/python -m benchmarks.onnx
 	$(BIN)/coda bench --json > benchmarks/results/minilm.json
 
 support-matrix: test  ## Run all tests and write docs/support-matrix.md from their outcome

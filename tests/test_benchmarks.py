@@ -18,7 +18,12 @@ def keys_of(report: object) -> object:
 
 @pytest.mark.parametrize(
     "module, rounds, arguments",
-    [("ops.soft_topk", 2, ()), ("conformer", 3, ("--frames", "16"))],
+    [
+        ("ops.soft_topk", 2, ()),
+        ("conformer", 3, ("--frames", "16")),
+        # Exporting traces the model, which checks of shapes would take part in.
+        pytest.param("onnx", 3, ("--tokens", "16", "--layers", "1"), marks=pytest.mark.compile),
+    ],
 )
 def test_a_benchmark_runs_and_its_report_has_the_committed_form(
     module, rounds, arguments, tmp_path, monkeypatch

@@ -103,10 +103,10 @@ def _gather_mask(
     mask = gather_pairs(mask, indices, all_keys=selection.all_keys)
     if is_attended is None:
         return mask
-    hidden = ~is_attended[:, None, None, :]
+    attended = is_attended[:, None, None, :]
     if mask.dtype != torch.bool:
-        return mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
-    mask = mask.masked_fill(hidden, False)
+        return mask.masked_fill(~attended, torch.finfo(mask.dtype).min)
+    mask = mask & attended
     if selection.is_selected is not None:
         # The query of an unused slot may stand where it sees nothing, which softmax turns to NaN.
         mask = mask | ~selection.is_selected[:, None, :, None]

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from ..ops import gather_tokens, scatter_add_tokens_, token_budget
+from ..ops import clamp_size, gather_tokens, scatter_add_tokens_, token_budget
 from ._subclass import DynamicSubclass
 from .adapter import ParallelAdapter
 from .arguments import TokenAxis, TokenSelection, gather_arguments
@@ -166,7 +166,7 @@ def _budget(seq: int, factor: float, context: SequenceContext, plan: LayerPlan) 
     """Turn lengths into slots: k from the longest row, fewer for shorter ones."""
     minimum = max(plan.num_prefix_tokens + plan.num_suffix_tokens, 1)
     longest = seq if context.longest is None else context.longest
-    top_k = max(token_budget(longest, factor, minimum=minimum), 1)
+    top_k = clamp_size(token_budget(longest, factor, minimum=minimum), 1, seq)
     per_row = None
     if context.lengths is not None:
         shortest = context.shortest

@@ -5,6 +5,7 @@ Nothing here has parameters or knows a model. `soft_topk` turns scores into weig
 the heavy branch and back, `gather_pairs` does the same for masks and position biases.
 """
 
+from ._budget import clamp_size as clamp_size
 from ._budget import token_budget as token_budget
 from .gather_scatter import gather_pairs as gather_pairs
 from .gather_scatter import gather_tokens as gather_tokens

@@ -34,4 +34,19 @@ def token_budget(
     if isinstance(length, Tensor):
         budget = torch.ceil(length.double() / reduction_factor).to(length.dtype)
         return torch.minimum(budget.clamp_min(minimum), length)
-    return min(max(math.ceil(length / reduction_factor), minimum), length)
+    return clamp_size(math.ceil(length / reduction_factor), minimum, length)
+
+
+def clamp_size(size: int, low: int, high: int) -> int:
+    """Return `min(max(size, low), high)`; the sizes of exported programs stay symbolic.
+
+    Args:
+        size: A number of tokens.
+        low: The smallest that it may be.
+        high: The largest that it may be, even if that is below `low`.
+
+    Returns:
+        The number within its bounds.
+    """
+    clamped: int = torch.sym_min(torch.sym_max(size, low), high)  # type: ignore[no-untyped-call]
+    return clamped

@@ -7,6 +7,9 @@ comparison of floats has to look out for NaN, and `topk` on integers takes a thi
 Equal scores are not rare: where positions are not in the embeddings (T5, rotary encoders), equal
 tokens of a text have equal scores in the first layer. `topk` cuts such ties anywhere. That does not
 matter to soft weights, but a row could choose other tokens alone than in a padded batch.
+
+Exported programs may not read a float as an integer (ONNX has no such operator before opset 26), so
+they compare floats; a stable sort keeps equal scores in order.
 """
 
 import torch
@@ -18,6 +21,8 @@ _INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 def largest_indices(scores: Float[Tensor, "*batch seq"], count: int) -> Int[Tensor, "*batch count"]:
     """Return the positions of the `count` largest scores, from the largest down; ties anyhow."""
+    if torch.compiler.is_exporting():
+        return scores.topk(count).indices
     return _ordered_bits(scores).topk(count).indices
 
 
@@ -25,7 +30,8 @@ def first_largest_indices(
     scores: Float[Tensor, "*batch seq"], count: int
 ) -> Int[Tensor, "*batch count"]:
     """Return the same, and among equal scores the earlier token first."""
-    if scores.dtype == torch.float64:  # no room for a position
+    # float64 leaves no room for a position.
+    if scores.dtype == torch.float64 or torch.compiler.is_exporting():
         return scores.sort(dim=-1, descending=True, stable=True).indices[..., :count]
     # The position in the lower half of an integer twice as long; + 0.0 makes one zero of both.
     ordered = _ordered_bits(scores.float() + 0.0).long()

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from .._budget import clamp_size
 from .._ranking import first_largest_indices, largest_indices
 from ._rows import prepare_rows
 
@@ -35,7 +36,7 @@ def exact_soft_topk(
     """Solve the soft top-k problem; arguments as in `soft_topk`, in float32 or float64."""
     seq = logits.shape[-1]
     bound = top_k if isinstance(top_k, int) else max_top_k
-    num_sorted = seq if bound is None else min(max(bound, 1), seq)
+    num_sorted = seq if bound is None else clamp_size(bound, 1, seq)
     budget: int | Tensor = num_sorted
     if isinstance(top_k, Tensor) or token_mask is not None:
         logits, budget, _ = prepare_rows(logits, top_k, token_mask)
