@@ -1,12 +1,21 @@
+import hashlib
 import json
 import os
+from contextlib import nullcontext
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import adapter_parameters, get_attachment
+from conditional_adapters import checkpoint
+from conditional_adapters._attachment import (
+    adapter_parameters,
+    conditional_layers,
+    get_attachment,
+)
+from conditional_adapters.checkpoint import set_saved_reduction_factor
 from tests.tiny_models import TINY_MODELS
 
 CONFIG = ca.ConditionalAdapterConfig(reduction_factor=3, adapter_dim=5)
@@ -58,6 +67,11 @@ def test_the_files_are_laid_out_as_peft_lays_them_out(saved) -> None:
     assert config["peft_type"] == "CODA"
     assert config["modules_to_save"] == ["bert.pooler", "classifier"]
     assert config["reduction_factor"] == 3
+
+
+def test_the_files_have_the_permissions_of_any_new_file(saved) -> None:
+    (saved / "other").touch()
+    assert {path.stat().st_mode for path in saved.iterdir()} == {(saved / "other").stat().st_mode}
 
 
 def test_an_adapter_may_be_loaded_under_another_name_beside_others(saved) -> None:
@@ -218,3 +232,67 @@ def test_a_save_that_fails_while_writing_leaves_the_old_adapter(saved, monkeypat
     model = TINY_MODELS["bert"].build("sdpa")
     ca.load_adapter(model, saved)
     assert same(values(model), values(trained_bert()))
+
+
+def directory_bytes(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "saved_factor, chosen, expected",
+    [(3, 8, 8.0), (3.0, 1, 1.0), ((2, 4, 8), 4, [4.0, 2, 8]), ((2, 4), 3, [3.0, 2, 4])],
+)
+def test_a_saved_adapter_starts_with_another_factor_and_is_the_same_otherwise(
+    tmp_path, saved_factor, chosen, expected
+) -> None:
+    config = ca.ConditionalAdapterConfig(reduction_factor=saved_factor, adapter_dim=5, epsilon=0.7)
+    trained = ca.attach(TINY_MODELS["bert"].build("sdpa"), config)
+    path = ca.save_adapter(trained, tmp_path / "adapter")
+    (path / "task.json").write_text("{}")
+    before, tensors = ca.read_adapter_config(path), load_file(path / "adapter_model.safetensors")
+    returned = set_saved_reduction_factor(path, chosen)
+    after = ca.read_adapter_config(path)
+    assert after.pop("reduction_factor") == expected
+    digest = after.pop("tensors_sha256")
+    assert digest == hashlib.sha256((path / "adapter_model.safetensors").read_bytes()).hexdigest()
+    del before["reduction_factor"], before["tensors_sha256"]
+    assert after == before
+    with safe_open(path / "adapter_model.safetensors", framework="pt") as file:
+        embedded = json.loads(file.metadata()["adapter_config"])
+    assert embedded == {**after, "reduction_factor": expected}
+    assert same(load_file(path / "adapter_model.safetensors"), tensors)
+    assert (path / "task.json").read_text() == "{}"
+    model = TINY_MODELS["bert"].build("sdpa")
+    ca.load_adapter(model, path)
+    assert get_attachment(model).configs["default"] == returned
+    assert {x.coda_part("default").reduction_factor for x in conditional_layers(model)} == {chosen}
+    assert same(values(model), values(trained))
+
+
+@pytest.mark.parametrize("killed_at, factor", [("replace_file", 3), ("replace_text", 8)])
+def test_a_killed_change_of_the_factor_leaves_an_adapter(
+    saved, monkeypatch, killed_at, factor
+) -> None:
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, killed_at, killed)
+        with pytest.raises(KeyboardInterrupt):
+            set_saved_reduction_factor(saved, 8)
+    model = TINY_MODELS["bert"].build("sdpa")
+    warning = (
+        pytest.warns(UserWarning, match="stored with the tensors") if factor == 8 else nullcontext()
+    )
+    with warning:
+        ca.load_adapter(model, saved)
+    assert {x.coda_part("default").reduction_factor for x in conditional_layers(model)} == {factor}
+
+
+def test_a_factor_out_of_range_or_no_adapter_changes_nothing(saved, tmp_path) -> None:
+    before = directory_bytes(saved)
+    with pytest.raises(ca.ConfigError, match=r"reduction_factor must be .* got 0.5"):
+        set_saved_reduction_factor(saved, 0.5)
+    with pytest.raises(ca.CheckpointError, match=r"no adapter_model\.safetensors"):
+        set_saved_reduction_factor(tmp_path / "nothing", 2)
+    assert directory_bytes(saved) == before

@@ -15,8 +15,10 @@ def replace_file(target: Path, write: Callable[[Path], object]) -> None:
     """
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        temporary.touch()  # with the user's permissions, whatever the writer would choose
+        temporary.touch()
+        permissions = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(permissions)  # the user's, whatever the writer has chosen
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)

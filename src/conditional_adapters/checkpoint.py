@@ -29,7 +29,7 @@ from ._attachment import adapter_parameters, get_attachment, is_attached
 from ._sites import transformers_model
 from ._version import __version__
 from .attach import add_adapter, attach, detach, remove_adapter, set_adapter, set_reduction_factor
-from .config import ConditionalAdapterConfig
+from .config import ConditionalAdapterConfig, check_reduction_factor
 from .errors import AttachmentError, CheckpointError, ConfigError
 
 CONFIG_FILE = "adapter_config.json"
@@ -37,6 +37,7 @@ TENSORS_FILE = "adapter_model.safetensors"
 PEFT_TYPE = "CODA"
 _PREFIX = "base_model.model."
 _METADATA_KEY = "adapter_config"
+_DIGEST_KEY = "tensors_sha256"
 ModelT = TypeVar("ModelT", bound=nn.Module)
 TensorT = TypeVar("TensorT", bound=Tensor)
 
@@ -62,17 +63,9 @@ def save_adapter(
         file_key(path, name): parameter.detach().to("cpu").contiguous()
         for path, parameter in adapter_parameters(model, name)
     }
-    config = _describe(model, name)
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)
-
-    def write_tensors(path: Path) -> None:
-        save_file(tensors, path, metadata={"format": "pt", _METADATA_KEY: json.dumps(config)})
-
-    replace_file(target / TENSORS_FILE, write_tensors)
-    digest = _digest(target / TENSORS_FILE)
-    text = json.dumps({**config, "tensors_sha256": digest}, indent=2) + "\n"
-    replace_text(target / CONFIG_FILE, text)
+    _write(target, tensors, _describe(model, name))
     return target
 
 
@@ -177,6 +170,38 @@ def read_adapter_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
     return _current_config(path, embedded)
 
 
+def set_saved_reduction_factor(
+    directory: str | os.PathLike[str], reduction_factor: float
+) -> ConditionalAdapterConfig:
+    """Let a saved adapter start with another r, without loading a model.
+
+    Nothing else changes, not a bit of the tensors. An elastic adapter keeps its other factors: the
+    first is the one it starts with.
+
+    Args:
+        directory: What `save_adapter` wrote. Its files are replaced atomically.
+        reduction_factor: A number >= 1.
+
+    Returns:
+        The configuration as it is saved now.
+
+    Raises:
+        CheckpointError: If files are missing or damaged.
+        ConfigError: If the factor is out of range.
+    """
+    path, factor = Path(directory), check_reduction_factor(reduction_factor)
+    described, tensors = _read(path)
+    config = _interpret(described, path)
+    if config.elastic_factors:
+        others = tuple(other for other in config.elastic_factors if other != factor)
+        config = replace(config, reduction_factor=(factor, *others))
+    else:
+        config = replace(config, reduction_factor=factor)
+    value = config.to_dict()["reduction_factor"]
+    _write(path, tensors, {**described, "reduction_factor": value})
+    return config
+
+
 def file_key(path: str, adapter_name: str) -> str:
     """Return the name in the file of a parameter of an adapter."""
     path = path.replace(f".coda_adapters.{adapter_name}.", ".coda_adapters.")
@@ -210,6 +235,19 @@ def _describe(model: nn.Module, adapter_name: str) -> dict[str, Any]:
     }
 
 
+def _write(directory: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
+    """Replace both files of an adapter, each atomically; see the module's docstring."""
+    config = {key: value for key, value in config.items() if key != _DIGEST_KEY}
+
+    def write_tensors(path: Path) -> None:
+        save_file(tensors, path, metadata={"format": "pt", _METADATA_KEY: json.dumps(config)})
+
+    replace_file(directory / TENSORS_FILE, write_tensors)
+    digest = _digest(directory / TENSORS_FILE)
+    text = json.dumps({**config, _DIGEST_KEY: digest}, indent=2) + "\n"
+    replace_text(directory / CONFIG_FILE, text)
+
+
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -239,7 +277,7 @@ def _open_tensors(path: Path, *, read: bool) -> tuple[str | None, dict[str, Tens
 def _current_config(path: Path, embedded: str | None) -> dict[str, Any]:
     """Return the configuration that belongs to the tensors; see the module's docstring."""
     described = _read_json(path / CONFIG_FILE)
-    digest = None if described is None else described.get("tensors_sha256")
+    digest = None if described is None else described.get(_DIGEST_KEY)
     if described is not None and digest in (None, _digest(path / TENSORS_FILE)):
         return described
     if embedded is None:

@@ -155,6 +155,31 @@ def test_layer_counts_count_the_layers_that_processed_each_token() -> None:
     assert expected[1, -4:].sum() == 0  # padding
 
 
+@pytest.mark.parametrize("side", [None, "left", "right"])
+def test_dense_layers_process_all_but_padding_and_routed_ones_what_they_chose(side) -> None:
+    tiny = TINY_MODELS["bert"]
+    config = ca.ConditionalAdapterConfig(reduction_factor=3, dense_layers=(1,))
+    model = ca.attach(tiny.build("sdpa"), config)
+    inputs = tiny.inputs() if side is None else pad_text(tiny.inputs(), side)
+    with torch.no_grad(), ca.record_routing(model) as routing:
+        model(**inputs)
+    processed = routing.processed_tokens()
+    batch, seq = inputs["input_ids"].shape
+    assert processed.shape == (3, batch, seq)
+    assert processed[[0, 2]].sum(0).equal(routing.layer_counts())
+    for layer, decision in enumerate(routing.layers):
+        for row in range(batch):
+            valid = inputs["attention_mask"][row].tolist() if side else [1] * seq
+            if decision is None:
+                expected = {token for token in range(seq) if valid[token]}
+            else:
+                slots = zip(
+                    decision.selected_indices[row].tolist(), decision.is_selected[row], strict=True
+                )
+                expected = {token for token, is_used in slots if is_used}
+            assert set(processed[layer, row].nonzero().flatten().tolist()) == expected
+
+
 def test_routing_of_a_dense_adapter_is_empty() -> None:
     model = attached("bert", reduction_factor=1)
     with torch.no_grad(), ca.record_routing(model) as routing:

@@ -1,9 +1,12 @@
-"""Run a model in evaluation mode for a moment."""
+"""Run a model in evaluation mode, or at another reduction factor, for a moment."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+
+from .._attachment import active_adapter, conditional_layers
+from ..attach import set_reduction_factor
 
 
 @contextmanager
@@ -26,3 +29,20 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, is_training in modes:
             part.training = is_training
+
+
+@contextmanager
+def keeping_reduction_factor(model: nn.Module) -> Iterator[None]:
+    """Set the reduction factor of the active adapter back when the context is left.
+
+    Args:
+        model: A conditional model with an active adapter.
+
+    Yields:
+        Nothing; call `set_reduction_factor` as you like.
+    """
+    before = conditional_layers(model)[0].coda_part(active_adapter(model)).reduction_factor
+    try:
+        yield
+    finally:
+        set_reduction_factor(model, before)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..modules import RoutingDecision
 from ..ops import soft_topk
+from .routing import chosen_tokens
 
 _SATURATED = 1 - 1e-6  # weights from here on count as 1
 
@@ -59,7 +60,7 @@ def router_statistics(
         return None
     weights = torch.cat([d.selected_weights[d.is_selected].float() for d in routed])
     entropies = [_selection_entropy(decision, epsilon, token_mask) for decision in routed]
-    chosen = [_chosen(decision) for decision in routed]
+    chosen = [chosen_tokens(decision) for decision in routed]
     overlaps = [_overlap(*pair) for pair in pairwise(chosen)]
     return RouterStatistics(
         selection_entropy=float(torch.stack(entropies).mean()),
@@ -92,13 +93,6 @@ def _selection_entropy(
     hard, flat = num_chosen[has_choice].log(), num_tokens[has_choice].log()
     share: Tensor = (entropy - hard) / (flat - hard)
     return share.clamp(0, 1).mean()
-
-
-def _chosen(decision: RoutingDecision) -> Tensor:
-    """Return which tokens were chosen, `[batch, seq]`."""
-    counts = torch.zeros_like(decision.router_logits, dtype=torch.int64)
-    counts.scatter_add_(1, decision.selected_indices, decision.is_selected.long())
-    return counts > 0
 
 
 def _overlap(before: Tensor, after: Tensor) -> Tensor:

@@ -36,10 +36,28 @@ class RoutingRecord:
     def layer_counts(self) -> Int[Tensor, "batch seq"]:
         """Count, for each token, the routed layers that processed it."""
         decisions = [decision for decision in self.layers if decision is not None]
-        counts = torch.zeros_like(decisions[0].router_logits, dtype=torch.int64)
-        for decision in decisions:
-            counts.scatter_add_(1, decision.selected_indices, decision.is_selected.long())
-        return counts
+        return torch.stack([chosen_tokens(decision) for decision in decisions]).sum(0)
+
+    def processed_tokens(self) -> Bool[Tensor, "layers batch seq"]:
+        """Tell which tokens each layer processed; a dense layer processes all but padding."""
+        chosen = [None if layer is None else chosen_tokens(layer) for layer in self.layers]
+        shape = next(mask for mask in chosen if mask is not None)
+        everything = torch.ones_like(shape) if self.token_mask is None else self.token_mask
+        return torch.stack([everything if mask is None else mask for mask in chosen])
+
+
+def chosen_tokens(decision: RoutingDecision) -> Bool[Tensor, "batch seq"]:
+    """Spread the indices of a decision over the sequence.
+
+    Args:
+        decision: What a router decided.
+
+    Returns:
+        True where a token was chosen; unused slots choose nothing.
+    """
+    counts = torch.zeros_like(decision.router_logits, dtype=torch.int64)
+    counts.scatter_add_(1, decision.selected_indices, decision.is_selected.long())
+    return counts > 0
 
 
 @contextmanager

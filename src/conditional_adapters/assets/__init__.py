@@ -5,8 +5,8 @@
 
 `_catalogue` has the table of files with their pinned hashes. `_dinov2` (ONNX) and `_whisper`
 (CTranslate2, read by `_ctranslate2`) translate weights to the names of transformers, `_pretrained`
-turns them into models, and `_models`, `_data` and `_adapters` are what users call. Nothing here
-unpickles or executes code of the packages.
+turns them into models, and `_models`, `_data`, `_prompts` and `_adapters` are what users call.
+Nothing here unpickles or executes code of the packages.
 """
 
 from ._adapters import find_adapter as find_adapter
@@ -22,3 +22,5 @@ from ._models import load_packaged_image_processor as load_packaged_image_proces
 from ._models import load_packaged_model as load_packaged_model
 from ._models import load_packaged_tokenizer as load_packaged_tokenizer
 from ._models import packaged_model_names as packaged_model_names
+from ._prompts import Prompt as Prompt
+from ._prompts import telephone_prompts as telephone_prompts

@@ -90,6 +90,18 @@ def _fashion_mnist(file: str, sha256: str) -> Asset:
     )
 
 
+def _asterisk(package: str, folder: str, file: str, sha256: str) -> Asset:
+    return Asset(
+        package=package,
+        version="1.6.1-1",
+        installer="apt",
+        folder=folder,
+        file=file,
+        sha256=sha256,
+        licence="CC-BY-SA-3.0",
+    )
+
+
 ASSETS: Mapping[str, Asset] = MappingProxyType(
     {
         "minilm": _minilm(
@@ -146,6 +158,18 @@ ASSETS: Mapping[str, Asset] = MappingProxyType(
             "t10k-labels-idx1-ubyte.gz",
             "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
         ),
+        "prompts/recordings": _asterisk(
+            "asterisk-core-sounds-en-wav",
+            "/usr/share/asterisk/sounds",
+            "en_US_f_Allison",
+            "c5aaa003fc071d5f6d4ea9de116ca77a950fafeb7c6d4d03874f91ed4116662a",
+        ),
+        "prompts/transcripts": _asterisk(
+            "asterisk-core-sounds-en",
+            "/usr/share/doc/asterisk-core-sounds-en",
+            "core-sounds-en.txt.gz",
+            "436538195b7c7361bd227036686f1a4039f694648c76573bdaca956655d34450",
+        ),
     }
 )
 
@@ -198,6 +222,31 @@ def verified_path(key: str, directory: Path | str | None = None) -> Path:
     status = path.stat()
     require_sha256(asset, path, _file_sha256(path, status.st_mtime_ns, status.st_size))
     return path
+
+
+def verified_folder(key: str, pattern: str) -> dict[str, bytes]:
+    """Read a folder of the table and check that all its files are those we know.
+
+    Args:
+        key: A key of `ASSETS` that names a folder.
+        pattern: Which files belong to it, for `Path.glob`.
+
+    Returns:
+        The content of each file by its path relative to the folder, sorted.
+
+    Raises:
+        AssetError: If the folder is missing or the hash of its listing differs from the pinned one.
+    """
+    asset = ASSETS[key]
+    folder = locate(asset)
+    contents = {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.glob(pattern)
+    }
+    listing = "".join(
+        f"{hashlib.sha256(contents[source]).hexdigest()}  {source}\n" for source in sorted(contents)
+    )
+    require_sha256(asset, folder, hashlib.sha256(listing.encode()).hexdigest())
+    return dict(sorted(contents.items()))
 
 
 def require_sha256(asset: Asset, path: Path, found: str) -> None:

@@ -5,7 +5,6 @@ into training and test parts, batches and tensors is the business of the caller.
 """
 
 import gzip
-import hashlib
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
-from ._catalogue import ASSETS, locate, require_sha256, verified_path
+from ._catalogue import verified_folder, verified_path
 
 # In the order of the labels 0 to 9.
 FASHION_MNIST_CLASSES: Final = (
@@ -56,18 +55,9 @@ def bbc_news() -> list[NewsArticle]:
     Raises:
         AssetError: If the package is missing or a file is not the one we know.
     """
-    asset = ASSETS["bbc_news"]
-    folder = locate(asset)
-    contents = {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.glob("*/*.txt")
-    }
-    listing = "".join(
-        f"{hashlib.sha256(contents[source]).hexdigest()}  {source}\n" for source in sorted(contents)
-    )
-    require_sha256(asset, folder, hashlib.sha256(listing.encode()).hexdigest())
     return [
-        NewsArticle(_decode(contents[source]), source.partition("/")[0], source)
-        for source in sorted(contents)
+        NewsArticle(_decode(content), source.partition("/")[0], source)
+        for source, content in verified_folder("bbc_news", "*/*.txt").items()
     ]
 
 

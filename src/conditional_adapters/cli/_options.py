@@ -1,5 +1,7 @@
 """Command-line options that several verbs share, so that they mean and read the same everywhere."""
 
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -7,14 +9,15 @@ import typer
 
 from ..errors import ConfigError
 
-_DATA_HELP = (
+DATA_HELP = (
     "CSV, TSV, JSONL, Parquet or text file; folder of a saved `datasets` set or of images by "
-    "class; hub name; or packaged:bbc, packaged:fashion-mnist."
+    "class; hub name; or packaged:bbc, packaged:bbc-headlines, packaged:fashion-mnist, "
+    "packaged:prompts."
 )
 
 Adapter = Annotated[Path, typer.Option(help="Directory of a trained adapter (coda train).")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Rows per forward pass.")]
-Data = Annotated[str, typer.Option(help=_DATA_HELP)]
+Data = Annotated[str, typer.Option(help=DATA_HELP)]
 Model = Annotated[
     str, typer.Option(help="Local folder, hub id, or packaged:minilm, packaged:dinov2.")
 ]
@@ -28,9 +31,22 @@ Factor = Annotated[
     float | None,
     typer.Option("--reduction-factor", "-r", help="Run at this r; by default as trained."),
 ]
+FactorList = Annotated[
+    list[str] | None,
+    typer.Option("--reduction-factor", "-r", help="Several: -r 2 -r 4, or -r 2,4."),
+]
 TextColumn = Annotated[str, typer.Option(help="Column that holds the texts.")]
 ImageColumn = Annotated[str, typer.Option(help="Column that holds the images.")]
 LabelColumn = Annotated[str, typer.Option(help="Column that holds the classes.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="ROLE=NAME",
+        help="What the data calls another column of the task, such as audio=path. May be given "
+        "several times.",
+    ),
+]
 Split = Annotated[str | None, typer.Option(help="Part to read of a data set that has several.")]
 OnBadRow = Annotated[
     Literal["stop", "skip"],
@@ -134,6 +150,28 @@ def adapter_fields(context: typer.Context, *, only_given: bool = False) -> dict[
     return fields
 
 
+def parse_columns(pairs: list[str] | None) -> dict[str, str]:
+    """Read ["audio=path", ...].
+
+    Args:
+        pairs: What the user typed.
+
+    Returns:
+        What the data calls each column.
+
+    Raises:
+        ConfigError: If there is no "=", or a column is named twice.
+    """
+    names: dict[str, str] = {}
+    for pair in pairs or ():
+        role, separator, name = pair.partition("=")
+        if not (role and separator and name) or role in names:
+            problem = "names that column again" if role in names else f"got {pair!r}"
+            raise ConfigError(f"--column must be ROLE=NAME such as audio=path, {problem}.")
+        names[role] = name
+    return names
+
+
 def parse_factors(text: str) -> float | tuple[float, ...]:
     """Read "4", or "2,4,8" for an elastic adapter.
 
@@ -153,3 +191,19 @@ def parse_factors(text: str) -> float | tuple[float, ...]:
             f"reduction factor must be a number such as 4, or several such as 2,4,8, got {text!r}."
         ) from error
     return factors if len(factors) > 1 else factors[0]
+
+
+def parse_factor_list(texts: Sequence[str] | None) -> tuple[float, ...]:
+    """Read all values of an option that may be given several times.
+
+    Args:
+        texts: What the user typed each time, such as "2" or "2,4"; None if never.
+
+    Returns:
+        The factors in their order; none if the option was not given.
+
+    Raises:
+        ConfigError: If a part is no number.
+    """
+    parsed = [parse_factors(text) for text in texts or ()]
+    return tuple(chain.from_iterable(f if isinstance(f, tuple) else (f,) for f in parsed))

@@ -7,7 +7,7 @@ import typer
 
 from .._version import __version__
 from ..errors import ConditionalAdapterError
-from . import bench, evaluate, predict, pretrain, quickstart, train
+from . import bench, evaluate, export, predict, pretrain, quickstart, show, train, tune
 from ._console import messages
 
 app = typer.Typer(
@@ -22,7 +22,10 @@ app.command()(quickstart.quickstart)
 app.command()(pretrain.pretrain)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
+app.command()(tune.tune)
 app.command()(predict.predict)
+app.command()(export.export)
+app.command()(show.show)
 app.command()(bench.bench)
 
 

@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from .._atomic import replace_text
-from ..tasks.bundle import load_trained_classifier
-from ..tasks.data import DataSpec, load_rows
-from ..tasks.inference import predict_scores
+from ..tasks import inference
+from ..tasks.bundle import load_trained_task
+from ..tasks.data import DataSpec
+from ..tasks.kinds import find_task
+from ..tasks.rows import load_task_rows
 from . import _options as options
 from ._console import messages
 
@@ -26,34 +28,33 @@ def predict(
     batch_size: options.BatchSize = 32,
     text_column: options.TextColumn = "text",
     image_column: options.ImageColumn = "image",
+    column: options.Columns = None,
     split: options.Split = None,
     on_bad_row: options.OnBadRow = "stop",
     limit: options.Limit = None,
 ) -> None:
-    """Classify the rows of a file.
+    """Run a trained adapter on the rows of a file.
 
     Writes one JSON object per row, in the order of the rows: row (from 0, counting the rows that
-    were read), label, and scores, the probability of each class.
+    were read) and what the task predicts; for classification label, and scores, the probability
+    of each class.
     """
-    classifier = load_trained_classifier(adapter, reduction_factor=reduction_factor)
+    task = load_trained_task(adapter, reduction_factor=reduction_factor)
     spec = DataSpec(
         source=data,
         text_column=text_column,
         image_column=image_column,
+        columns=options.parse_columns(column),
         split=split,
         on_bad_row=on_bad_row,
         limit=limit,
     )
-    rows = load_rows(spec, modality=classifier.modality, require_labels=False)
-    scores = predict_scores(classifier, rows, batch_size=batch_size, show_progress=True)
+    rows = load_task_rows(find_task(task.name), spec, with_targets=False)
+    predictions = inference.predict(task, rows, batch_size=batch_size, show_progress=True)
 
     def lines() -> Iterator[str]:
-        for index, row in enumerate(scores):
-            by_label = {
-                name: round(float(p), 6) for name, p in zip(classifier.labels, row, strict=True)
-            }
-            label = classifier.labels[int(row.argmax())]
-            yield json.dumps({"row": index, "label": label, "scores": by_label}) + "\n"
+        for index, prediction in enumerate(predictions):
+            yield json.dumps({"row": index, **prediction}) + "\n"
 
     if output is None:
         sys.stdout.writelines(lines())

@@ -1,4 +1,4 @@
-"""`coda train`: fine-tune a classifier with conditional adapters."""
+"""`coda train`: fine-tune a model for a task with conditional adapters."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,11 +11,11 @@ from ..attach import attach
 from ..checkpoint import attach_pretrained, read_adapter_config
 from ..config import ConditionalAdapterConfig
 from ..errors import ConfigError
-from ..tasks.bundle import save_classifier
-from ..tasks.data import DataSpec, load_rows, split_train_test
-from ..tasks.inference import predict_scores
-from ..tasks.metrics import classification_metrics
-from ..tasks.models import load_classifier, modality_of
+from ..tasks.bundle import save_task
+from ..tasks.data import DataSpec
+from ..tasks.inference import predict
+from ..tasks.kinds import TASKS, default_task, find_task
+from ..tasks.rows import load_task_rows, split_rows
 from ..training import TrainingSettings, finetune
 from . import _options as options
 from ._console import messages, print_json, print_metrics
@@ -27,11 +27,23 @@ _ADAPTER, _TRAINING, _DATA = "Adapter", "Training", "Data"
 
 def train(
     context: typer.Context,
-    model: options.Model,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Local folder, hub id, or packaged:minilm, packaged:dinov2, packaged:whisper."
+        ),
+    ],
     data: options.Data,
     output: Annotated[
         Path, typer.Option(help="Folder for adapter/, checkpoints and the TensorBoard log.")
     ],
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar=f"[{'|'.join(TASKS)}]",
+            help="What to train; by default what the model is for.",
+        ),
+    ] = None,
     test_data: Annotated[
         str | None, typer.Option(help="Data set to evaluate on at the end.", rich_help_panel=_DATA)
     ] = None,
@@ -49,6 +61,7 @@ def train(
     text_column: options.TextColumn = "text",
     image_column: options.ImageColumn = "image",
     label_column: options.LabelColumn = "label",
+    column: options.Columns = None,
     split: options.Split = None,
     on_bad_row: options.OnBadRow = "stop",
     limit: options.Limit = None,
@@ -83,10 +96,11 @@ def train(
     resume: options.Resume = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Fine-tune a text or image classifier with conditional adapters.
+    """Fine-tune a model for a task with conditional adapters.
 
-    Writes OUTPUT/adapter, for coda evaluate, predict and bench and for load_adapter. Checkpoints
-    and the TensorBoard log are in OUTPUT as well.
+    The tasks, their columns and metrics are in docs/tasks.md. Writes OUTPUT/adapter, for coda
+    evaluate, predict and bench and for load_adapter. Checkpoints and the TensorBoard log are in
+    OUTPUT as well.
     """
     fields = options.adapter_fields(context, only_given=init is not None)
     start = None if init is None else find_adapter(init)
@@ -105,39 +119,38 @@ def train(
     )
     if not 0 < test_fraction < 1:
         raise ConfigError(f"--test-fraction must be between 0 and 1, got {test_fraction}.")
-    modality = modality_of(model)
+    kind = default_task(model) if task is None else find_task(task)
     columns: dict[str, Any] = {
         "text_column": text_column,
         "image_column": image_column,
         "label_column": label_column,
+        "columns": options.parse_columns(column),
         "on_bad_row": on_bad_row,
     }
-    rows = load_rows(DataSpec(source=data, split=split, limit=limit, **columns), modality=modality)
-    labels = rows.features["label"].names
+    rows = load_task_rows(kind, DataSpec(source=data, split=split, limit=limit, **columns))
+    labels = kind.labels_of(rows)
     if test_data is None:
-        train_rows, test_rows = split_train_test(rows, test_size=test_fraction, seed=seed)
+        train_rows, test_rows = split_rows(kind, rows, test_size=test_fraction, seed=seed)
     else:
         train_rows = rows
-        test_rows = load_rows(
-            DataSpec(source=test_data, split=test_split, **columns),
-            modality=modality,
-            labels=labels,
+        test_rows = load_task_rows(
+            kind, DataSpec(source=test_data, split=test_split, **columns), labels=labels
         )
     seed_everything(seed)
-    classifier = load_classifier(model, labels, max_length=max_length)
+    learner = kind.load(model, labels, max_length=max_length)
     if start is None:
-        attach(classifier.model, config)
+        attach(learner.model, config)
     else:
-        attach_pretrained(classifier.model, start, config)
-    counts = count_parameters(classifier.model)
+        attach_pretrained(learner.model, start, config)
+    counts = count_parameters(learner.model)
     messages.print(
-        f"{len(train_rows):,} training and {len(test_rows):,} test rows, {len(labels)} classes; "
+        f"{len(train_rows):,} training and {len(test_rows):,} test rows, "
+        f"{f'{len(labels)} classes' if labels else kind.name}; "
         f"{counts.new:,} new parameters ({counts.new_share:.1%} of the model)"
     )
-    finetune(classifier, train_rows, output=output, settings=settings, resume=resume)
-    save_classifier(classifier, output / "adapter", base_model=model)
-    scores = predict_scores(classifier, test_rows, show_progress=True)
-    metrics = classification_metrics(scores, test_rows["label"])
+    finetune(learner, train_rows, output=output, settings=settings, resume=resume)
+    save_task(learner, output / "adapter", base_model=model)
+    metrics = learner.score(predict(learner, test_rows, show_progress=True), test_rows)
     summary = {
         "adapter": str(output / "adapter"),
         "test_rows": len(test_rows),

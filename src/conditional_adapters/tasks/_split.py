@@ -20,18 +20,20 @@ if TYPE_CHECKING:
 
 
 def split_train_test(
-    dataset: "datasets.Dataset", *, test_size: int | float, seed: int
+    dataset: "datasets.Dataset", *, test_size: int | float, seed: int, same: str | None = None
 ) -> tuple["datasets.Dataset", "datasets.Dataset"]:
-    """Divide the rows at random, class by class.
+    """Divide the rows at random, class by class if there is a column `label`.
 
     Each class gets its share of the test rows, rounded, and at least one row on either side.
     Rows with the same content stay together; only where a class consists mostly of copies the
     test part may therefore be smaller than asked for.
 
     Args:
-        dataset: Rows from `load_rows` with labels.
+        dataset: Rows from `load_rows` with labels, or of any task.
         test_size: Rows of the test part (int, >= 1), or its share of all rows (float, 0 to 1).
         seed: The same seed gives the same parts.
+        same: Rows are copies if they have the same content in this column; by default `text` or
+            `image`.
 
     Returns:
         The training and the test part. Both are shuffled, so the first rows are a random sample.
@@ -40,14 +42,15 @@ def split_train_test(
         ConfigError: If `test_size` leaves a class without a row on one side.
         DataError: If all rows of a class are the same.
     """
-    labels = list(dataset["label"])
-    names = dataset.features["label"].names
-    groups = _equal_rows(dataset)
+    has_labels = "label" in dataset.column_names
+    labels = list(dataset["label"]) if has_labels else [0] * len(dataset)
+    groups = _equal_rows(dataset, same)
     group_labels = Counter(labels[group[0]] for group in groups)
     for label in Counter(labels):
         if group_labels[label] < 2:
+            part = f"class {dataset.features['label'].names[label]!r}" if has_labels else "data set"
             raise DataError(
-                f"The class {names[label]!r} has fewer than 2 different rows, so it cannot be on"
+                f"The {part} has fewer than 2 different rows, so it cannot be on"
                 " both sides of a split. Add rows, remove the class, or give a separate test set."
             )
     wanted = _test_rows_per_class(labels, _count_test_rows(test_size, len(labels)))
@@ -91,11 +94,11 @@ def _test_rows_per_class(labels: Sequence[int], num_test: int) -> dict[int, int]
     return dict(zip(sizes, wanted.tolist(), strict=True))
 
 
-def _equal_rows(dataset: "datasets.Dataset") -> list[list[int]]:
+def _equal_rows(dataset: "datasets.Dataset", same: str | None) -> list[list[int]]:
     """Group the positions of rows that have the same text or the same image file content."""
     import datasets
 
-    column = "text" if "text" in dataset.column_names else "image"
+    column = same or ("text" if "text" in dataset.column_names else "image")
     if column == "image":
         dataset = dataset.cast_column("image", datasets.Image(decode=False))
     groups: dict[bytes, list[int]] = {}
@@ -104,10 +107,12 @@ def _equal_rows(dataset: "datasets.Dataset") -> list[list[int]]:
     return list(groups.values())
 
 
-def _digest(cell: str | ImageCell) -> bytes:
-    """Hash a text or the file of an image."""
+def _digest(cell: str | list[str] | ImageCell) -> bytes:
+    """Hash a text, a list of words, or the file of an image."""
     if isinstance(cell, str):
         content = cell.encode()
+    elif isinstance(cell, list):
+        content = "\0".join(cell).encode()
     elif cell["bytes"] is not None:
         content = cell["bytes"]
     else:

@@ -38,13 +38,13 @@ class Table:
 
 
 def class_names(features: "datasets.Features") -> dict[str, Sequence[str]]:
-    """Collect the names behind every column of type `ClassLabel`."""
+    """Collect the names behind every column of type `ClassLabel`, or of lists of it."""
     import datasets
 
-    labels = {
-        name: kind for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)
+    kinds = {name: getattr(kind, "feature", kind) for name, kind in features.items()}
+    return {
+        name: kind.names for name, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)
     }
-    return {name: kind.names for name, kind in labels.items()}
 
 
 def in_label_order(names: Iterable[str]) -> list[str]:

@@ -1,7 +1,7 @@
-"""A trained classifier on disk: its adapter, and what is needed to use it again.
+"""A trained task on disk: its adapter, and what is needed to use it again.
 
-`task.json` beside the adapter names the base model, the classes and the length at which texts are
-cut. The base model itself is not copied.
+`task.json` beside the adapter names the task, the base model, the classes and the length at which
+texts are cut. The base model itself is not copied.
 """
 
 import json
@@ -13,33 +13,79 @@ from .._atomic import replace_text
 from ..attach import set_reduction_factor
 from ..checkpoint import load_adapter, save_adapter
 from ..errors import CheckpointError
-from .data import Modality
-from .models import Classifier, load_classifier
+from .kinds import CLASSIFICATION, TASKS, find_task
+from .models import Classifier
+from .task import Task
 
 TASK_FILE = "task.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRecord:
-    """What a trained classifier is for.
+    """What a trained adapter is for.
 
     Attributes:
-        base_model: The model that was made conditional, as `load_classifier` takes it.
-        modality: "text" or "image".
-        labels: Class names in the order of the logits.
-        max_length: Tokens at which texts are cut; None for images.
+        task: The name of a `TaskKind`.
+        base_model: The model that was made conditional, as the loader of the task takes it.
+        labels: Class names in the order of the logits; empty where nothing is classified.
+        max_length: Tokens at which texts are cut; None where the input has one size.
     """
 
+    task: str
     base_model: str
-    modality: Modality
     labels: tuple[str, ...]
     max_length: int | None
+
+
+def save_task(task: Task, directory: str | os.PathLike[str], *, base_model: str) -> Path:
+    """Write the active adapter of a task's model and its record.
+
+    Args:
+        task: A task whose model is conditional.
+        directory: Made if needed.
+        base_model: What the task was loaded from.
+
+    Returns:
+        The directory.
+    """
+    path = save_adapter(task.model, directory)
+    record = TaskRecord(
+        task=task.name, base_model=base_model, labels=task.labels, max_length=task.max_length
+    )
+    replace_text(path / TASK_FILE, json.dumps(asdict(record), indent=2) + "\n")
+    return path
+
+
+def load_trained_task(
+    directory: str | os.PathLike[str], *, reduction_factor: float | None = None
+) -> Task:
+    """Load the base model of a trained adapter for its task and put the adapter into it.
+
+    Args:
+        directory: What `save_task` wrote.
+        reduction_factor: Tokens per processed token; None means as trained.
+
+    Returns:
+        The task, its model in evaluation mode.
+
+    Raises:
+        CheckpointError: If the files are missing or damaged, or do not fit the base model.
+        ConfigError: If the base model cannot be loaded or the factor is out of range.
+    """
+    record = read_task(directory)
+    task = find_task(record.task).load(
+        record.base_model, record.labels, max_length=record.max_length
+    )
+    load_adapter(task.model, directory)
+    if reduction_factor is not None:
+        set_reduction_factor(task.model, reduction_factor)
+    return task
 
 
 def save_classifier(
     classifier: Classifier, directory: str | os.PathLike[str], *, base_model: str
 ) -> Path:
-    """Write a classifier's active adapter and its task record.
+    """Write a classifier's active adapter and its task record; see `save_task`.
 
     Args:
         classifier: A classifier whose model is conditional.
@@ -49,15 +95,7 @@ def save_classifier(
     Returns:
         The directory.
     """
-    path = save_adapter(classifier.model, directory)
-    record = TaskRecord(
-        base_model=base_model,
-        modality=classifier.modality,
-        labels=classifier.labels,
-        max_length=classifier.max_length,
-    )
-    replace_text(path / TASK_FILE, json.dumps(asdict(record), indent=2) + "\n")
-    return path
+    return save_task(classifier, directory, base_model=base_model)
 
 
 def load_trained_classifier(
@@ -73,22 +111,26 @@ def load_trained_classifier(
         The classifier, in evaluation mode.
 
     Raises:
-        CheckpointError: If the files are missing or damaged, or do not fit the base model.
+        CheckpointError: If the files are missing or damaged, do not fit the base model, or are of
+            another task.
         ConfigError: If the base model cannot be loaded or the factor is out of range.
     """
-    record = read_task(directory)
-    classifier = load_classifier(record.base_model, record.labels, max_length=record.max_length)
-    load_adapter(classifier.model, directory)
-    if reduction_factor is not None:
-        set_reduction_factor(classifier.model, reduction_factor)
-    return classifier
+    name = read_task(directory).task
+    if name not in CLASSIFICATION:
+        raise CheckpointError(
+            f"{directory} is an adapter for {name}, and a classifier is needed. Give one that was "
+            f"trained for {' or '.join(CLASSIFICATION)}."
+        )
+    task = load_trained_task(directory, reduction_factor=reduction_factor)
+    assert isinstance(task, Classifier), "the loaders of CLASSIFICATION return classifiers"
+    return task
 
 
 def read_task(directory: str | os.PathLike[str]) -> TaskRecord:
-    """Read the task record of a trained classifier.
+    """Read the record of a trained adapter.
 
     Args:
-        directory: What `save_classifier` wrote.
+        directory: What `save_task` wrote.
 
     Returns:
         The record.
@@ -99,7 +141,9 @@ def read_task(directory: str | os.PathLike[str]) -> TaskRecord:
     path = Path(directory) / TASK_FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return TaskRecord(**{**values, "labels": tuple(values["labels"])})
+        if "modality" in values:  # a record from before there were tasks beyond classification
+            values["task"] = f"{values.pop('modality')}-classification"
+        record = TaskRecord(**{**values, "labels": tuple(values["labels"])})
     except FileNotFoundError as error:
         raise CheckpointError(
             f"no {TASK_FILE} in {path.parent}. Give the adapter directory that `coda train` wrote."
@@ -108,3 +152,9 @@ def read_task(directory: str | os.PathLike[str]) -> TaskRecord:
         raise CheckpointError(
             f"{path} is damaged ({error}). Copy it again from where the adapter was trained."
         ) from error
+    if record.task not in TASKS:
+        raise CheckpointError(
+            f"{path} names the task {record.task!r}, which this version does not know. Known ones: "
+            f"{', '.join(TASKS)}. Update the library."
+        )
+    return record

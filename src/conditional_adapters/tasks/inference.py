@@ -1,6 +1,6 @@
-"""Run a classifier over a whole data set."""
+"""Run a task over a whole data set."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,11 +9,32 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from .models import Classifier
+from .task import Columns, Prediction, Task
 
 if TYPE_CHECKING:
     import datasets
 
-_CHUNK = 1024  # rows that are encoded and sorted by length at a time
+
+def predict(
+    task: Task, rows: "datasets.Dataset", *, batch_size: int = 32, show_progress: bool = False
+) -> list[Prediction]:
+    """Predict every row.
+
+    Rows of similar length share a batch, so that little is spent on padding.
+
+    Args:
+        task: What to run; its model is put into evaluation mode by its loader.
+        rows: As `load_task_rows` returns, with or without targets.
+        batch_size: Examples per forward pass, >= 1.
+        show_progress: Show a progress bar.
+
+    Returns:
+        A prediction for each row, in their order.
+    """
+    predictions: list[Prediction] = []
+    for chunk, examples, outputs in _chunks(task, rows, batch_size, show_progress):
+        predictions += task.decode(chunk, examples, outputs)
+    return predictions
 
 
 def predict_scores(
@@ -25,8 +46,6 @@ def predict_scores(
 ) -> Float[np.ndarray, "rows classes"]:
     """Compute the class probabilities of each row.
 
-    Rows of similar length share a batch, so that little is spent on padding.
-
     Args:
         classifier: The model; put into evaluation mode by its loader.
         rows: As `load_rows` returns, with or without labels.
@@ -36,34 +55,50 @@ def predict_scores(
     Returns:
         Probabilities in the order of the rows.
     """
-    scores = np.zeros((len(rows), len(classifier.labels)), dtype=np.float32)
-    device = classifier.model.device
-    with tqdm(total=len(rows), unit="row", disable=not show_progress) as bar:
-        for indices, batch in _batches(classifier, rows, batch_size):
-            with torch.inference_mode():
-                inputs = {key: value.to(device) for key, value in batch.items()}
-                logits = classifier.model(**inputs).logits
-            scores[indices] = logits.float().softmax(-1).cpu().numpy()
-            bar.update(len(indices))
-    return scores
+    scores = [np.zeros((0, len(classifier.labels)), dtype=np.float32)]
+    for _, _, outputs in _chunks(classifier, rows, batch_size, show_progress):
+        scores.append(np.stack(outputs))
+    return np.concatenate(scores)
+
+
+def _chunks(
+    task: Task, rows: "datasets.Dataset", batch_size: int, show_progress: bool
+) -> Iterator[tuple[Columns, Columns, list[Any]]]:
+    """Yield rows, the examples that were made of them, and the output for each example."""
+    inputs = rows.select_columns(list(task.inputs))
+    with tqdm(total=len(rows), unit="example", disable=not show_progress) as bar:
+        for start in range(0, len(rows), task.chunk_size):
+            chunk = inputs[start : start + task.chunk_size]
+            examples = task.encode(chunk)
+            num_examples = len(next(iter(examples.values())))
+            bar.total += num_examples - len(chunk[task.inputs[0]])  # a row may become several
+            outputs: list[Any] = [None] * num_examples
+            for indices, batch in _batches(task, examples, batch_size):
+                with torch.inference_mode():
+                    results = task.infer(batch)
+                for index, result in zip(indices, results, strict=True):
+                    outputs[index] = result
+                bar.update(len(indices))
+            yield chunk, examples, outputs
 
 
 def _batches(
-    classifier: Classifier, rows: "datasets.Dataset", batch_size: int
+    task: Task, examples: Columns, batch_size: int
 ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-    """Yield batches of rows of similar length, with their places in the data set."""
-    column = "text" if classifier.modality == "text" else "image"
-    for start in range(0, len(rows), _CHUNK):
-        chunk = rows[start : start + _CHUNK]
-        encoded = classifier.encode({column: chunk[column]})
-        examples: list[dict[str, Any]] = [
-            dict(zip(encoded, values, strict=True))
-            for values in zip(*encoded.values(), strict=True)
-        ]
-        order = list(range(len(examples)))
-        if classifier.modality == "text":
-            order.sort(key=lambda index: len(examples[index]["input_ids"]))
-        for first in range(0, len(order), batch_size):
-            chosen = order[first : first + batch_size]
-            batch = classifier.collate([examples[index] for index in chosen])
-            yield [start + index for index in chosen], batch
+    """Yield batches of examples of similar length, with their places."""
+    unpacked = [
+        dict(zip(examples, values, strict=True)) for values in zip(*examples.values(), strict=True)
+    ]
+    order = sorted(range(len(unpacked)), key=lambda index: _length(unpacked[index]))
+    for first in range(0, len(order), batch_size):
+        indices = order[first : first + batch_size]
+        batch = task.collate([unpacked[index] for index in indices])
+        yield indices, {key: value.to(task.model.device) for key, value in batch.items()}
+
+
+def _length(example: Mapping[str, Any]) -> int:
+    """Count the tokens of a text, or the frames of speech; images are all alike."""
+    if "input_ids" in example:
+        return len(example["input_ids"])
+    mask = example.get("attention_mask")
+    return 0 if mask is None else int(mask.sum())

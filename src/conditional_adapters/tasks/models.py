@@ -1,18 +1,18 @@
 """A pretrained model with a head for the classes of a data set, and what turns rows into input."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import (
@@ -20,17 +20,27 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 
-from ..assets import (
-    load_packaged_image_processor,
-    load_packaged_model,
-    load_packaged_tokenizer,
-    packaged_model_names,
-)
+from ..assets import load_packaged_image_processor
 from ..errors import ConfigError, UnsupportedArchitectureError
+from ._loading import (
+    PACKAGED as PACKAGED,
+)
+from ._loading import (
+    from_pretrained,
+    label_settings,
+    load_model,
+    load_tokenizer,
+    packaged_name,
+    text_limit,
+)
 from .data import Modality
+from .metrics import classification_metrics, trainer_metrics
 from .preprocessing import Preprocessor
+from .task import Columns, Prediction, TrainerMetrics
 
-PACKAGED = "packaged:"
+if TYPE_CHECKING:
+    import datasets
+
 _CLASSIFIABLE: dict[str, Modality] = {"minilm": "text", "dinov2": "image"}
 _AUTO_MODELS = {
     "text": AutoModelForSequenceClassification,
@@ -40,7 +50,7 @@ _AUTO_MODELS = {
 
 @dataclass(frozen=True)
 class Classifier:
-    """A classification model, the processor that feeds it, and its classes.
+    """A classification model, the processor that feeds it, and its classes: a `Task`.
 
     Attributes:
         model: A transformers model for sequence or image classification.
@@ -61,6 +71,31 @@ class Classifier:
         """What turns rows into the model's input."""
         return Preprocessor(self.processor, self.modality, self.max_length)
 
+    @property
+    def name(self) -> str:
+        """The name of the task."""
+        return f"{self.modality}-classification"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The columns that the model reads."""
+        return (self.modality,)
+
+    @property
+    def chunk_size(self) -> int:
+        """Rows that are encoded, and sorted by length, at a time."""
+        return 1024
+
+    @property
+    def splits_rows(self) -> bool:
+        """Whether a row may become several examples."""
+        return False
+
+    @property
+    def trainer_metrics(self) -> TrainerMetrics | None:
+        """What transformers' Trainer measures while it trains."""
+        return trainer_metrics
+
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         """Turn columns of rows into columns of model input; see `Preprocessor.encode`."""
         return self.preprocessor.encode(rows)
@@ -68,6 +103,31 @@ class Classifier:
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Pad encoded examples to the longest and stack them; see `Preprocessor.collate`."""
         return self.preprocessor.collate(examples)
+
+    def infer(self, batch: Mapping[str, Tensor]) -> list[Float[np.ndarray, " classes"]]:
+        """Compute the probability of each class."""
+        return list(self.model(**batch).logits.float().softmax(-1).cpu().numpy())
+
+    def decode(self, rows: Columns, examples: Columns, outputs: Sequence[Any]) -> list[Prediction]:
+        """Name the most probable class, and give the probability of each."""
+        return [
+            {
+                "label": self.labels[int(scores.argmax())],
+                "scores": {
+                    label: round(float(score), 6)
+                    for label, score in zip(self.labels, scores, strict=True)
+                },
+            }
+            for scores in outputs
+        ]
+
+    def score(
+        self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
+    ) -> dict[str, float]:
+        """Compute accuracy and macro-averaged F1."""
+        numbers = {label: number for number, label in enumerate(self.labels)}
+        chosen = np.array([numbers[prediction["label"]] for prediction in predictions])
+        return classification_metrics(np.eye(len(self.labels))[chosen], np.asarray(rows["label"]))
 
 
 @dataclass(frozen=True)
@@ -97,8 +157,8 @@ def modality_of(model_name: str) -> Modality:
         UnsupportedArchitectureError: If it classifies neither.
     """
     if model_name.startswith(PACKAGED):
-        return _CLASSIFIABLE[_packaged_name(model_name)]
-    model_type = _from_pretrained(AutoConfig, model_name).model_type
+        return _CLASSIFIABLE[packaged_name(model_name, tuple(_CLASSIFIABLE), "texts or images")]
+    model_type = from_pretrained(AutoConfig, model_name).model_type
     if model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
         return "text"
     if model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
@@ -132,13 +192,7 @@ def load_classifier(
         raise ConfigError(
             f"a classifier needs at least 2 classes, got {list(labels)}. Check the label column."
         )
-    settings: dict[str, Any] = {
-        "num_labels": len(labels),
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: index for index, label in enumerate(labels)},
-    }
-    settings["ignore_mismatched_sizes"] = True  # a head for other classes is replaced
-    model = _load_model(model_name, _AUTO_MODELS[modality], settings)
+    model = load_model(model_name, _AUTO_MODELS[modality], **label_settings(labels))
     preprocessor = _load_preprocessor(model_name, model, modality, max_length)
     return Classifier(
         model, preprocessor.processor, modality, tuple(labels), preprocessor.max_length
@@ -167,25 +221,17 @@ def load_backbone(
     """
     modality = modality_of(model_name)
     if head is None:
-        model = _load_model(model_name, AutoModel, {})
+        model = load_model(model_name, AutoModel)
     else:
         model = _load_model_with_head(model_name, head)
     return Backbone(model, _load_preprocessor(model_name, model, modality, max_length))
-
-
-def _load_model(model_name: str, auto_class: Any, settings: dict[str, Any]) -> PreTrainedModel:  # noqa: ANN401
-    if model_name.startswith(PACKAGED):
-        settings.pop("ignore_mismatched_sizes", None)
-        return load_packaged_model(_packaged_name(model_name), auto_class, **settings)
-    model: PreTrainedModel = _from_pretrained(auto_class, model_name, **settings)
-    return model.eval()
 
 
 def _load_model_with_head(model_name: str, auto_class: Any) -> PreTrainedModel:  # noqa: ANN401
     """Load a model with a pretrained head; a new one would not say anything about the states."""
     missing = ["all of the head"]
     if not model_name.startswith(PACKAGED):
-        model, info = _from_pretrained(auto_class, model_name, output_loading_info=True)
+        model, info = from_pretrained(auto_class, model_name, output_loading_info=True)
         missing = sorted(info["missing_keys"])
     if missing:
         shown = ", ".join(missing[:5])
@@ -201,53 +247,11 @@ def _load_preprocessor(
     model_name: str, model: PreTrainedModel, modality: Modality, max_length: int | None
 ) -> Preprocessor:
     processor: Any
-    if not model_name.startswith(PACKAGED):
-        auto_class = AutoTokenizer if modality == "text" else AutoImageProcessor
-        processor = _from_pretrained(auto_class, model_name)
-    elif modality == "text":
-        processor = load_packaged_tokenizer(_packaged_name(model_name))
+    if modality == "text":
+        processor = load_tokenizer(model_name)
+    elif model_name.startswith(PACKAGED):
+        processor = load_packaged_image_processor(model_name.removeprefix(PACKAGED))
     else:
-        processor = load_packaged_image_processor(_packaged_name(model_name))
-    limit = _text_limit(model, processor, max_length) if modality == "text" else None
+        processor = from_pretrained(AutoImageProcessor, model_name)
+    limit = text_limit(model, processor, max_length) if modality == "text" else None
     return Preprocessor(processor, modality, limit)
-
-
-def _text_limit(model: PreTrainedModel, processor: Any, wanted: int | None) -> int:  # noqa: ANN401
-    if wanted is not None and wanted < 3:
-        raise ConfigError(f"max_length must be at least 3 tokens, got {wanted}.")
-    limit: int = processor.model_max_length
-    for path, table in model.named_modules():
-        if path.endswith("position_embeddings") and isinstance(table, nn.Embedding):
-            # RoBERTa-like models count positions from the one after the padding index.
-            reserved = 0 if table.padding_idx is None else table.padding_idx + 1
-            limit = min(limit, table.num_embeddings - reserved)
-    if wanted is None:
-        return min(limit, 512)
-    if wanted > limit:
-        warnings.warn(
-            f"max_length {wanted} is more than the model takes; texts are cut at {limit} tokens.",
-            stacklevel=4,
-        )
-    return min(wanted, limit)
-
-
-def _packaged_name(model_name: str) -> str:
-    name = model_name.removeprefix(PACKAGED)
-    if name not in _CLASSIFIABLE:
-        known = [f"{PACKAGED}{n}" for n in packaged_model_names() if n in _CLASSIFIABLE]
-        raise ConfigError(
-            f"{model_name!r} is no packaged model of texts or images. Known ones: {known}."
-        )
-    return name
-
-
-def _from_pretrained(auto_class: Any, model_name: str, **settings: Any) -> Any:  # noqa: ANN401
-    try:
-        return auto_class.from_pretrained(model_name, **settings)
-    except (OSError, ValueError) as error:
-        first_line = (str(error).splitlines() or [""])[0]
-        raise ConfigError(
-            f"cannot load {model_name!r}: it is no folder with a transformers model, and no model "
-            f"of that name can be reached on the hub ({first_line}). Give a local path, a hub id, "
-            "or one of packaged:minilm, packaged:dinov2."
-        ) from error

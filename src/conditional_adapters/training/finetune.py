@@ -1,4 +1,4 @@
-"""Fine-tune a classifier with conditional adapters.
+"""Fine-tune a model for a task with conditional adapters.
 
 transformers' Trainer does the work: progress bar, checkpoints, resuming, TensorBoard. This file
 maps our settings to its arguments.
@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from ..tasks.metrics import trainer_metrics
-from ..tasks.models import Classifier
+from ..tasks.task import Task
 from .trainer import ConditionalTrainer, check_settings, checkpoint_to_resume, trainer_arguments
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ class TrainingSettings:
 
 
 def finetune(
-    classifier: Classifier,
+    task: Task,
     train: "datasets.Dataset",
     validation: "datasets.Dataset | None" = None,
     *,
@@ -50,12 +49,12 @@ def finetune(
     resume: bool = False,
     callbacks: tuple[TrainerCallback, ...] = (),
 ) -> Trainer:
-    """Train whatever is trainable in a classifier.
+    """Train whatever is trainable in the model of a task.
 
     Args:
-        classifier: The model, in training or evaluation mode; it is changed in place and left in
-            evaluation mode.
-        train: Rows with labels, as `load_rows` returns.
+        task: A classifier or any other task. Its model, in training or evaluation mode, is changed
+            in place and left in evaluation mode.
+        train: Rows with targets, as `load_rows` and `load_task_rows` return.
         validation: Rows to evaluate after each epoch.
         output: Folder for checkpoints and the TensorBoard log.
         settings: How to train.
@@ -70,18 +69,25 @@ def finetune(
     """
     checkpoint = checkpoint_to_resume(output, is_wanted=resume)
     set_seed(settings.seed)
+    examples = _examples(task, train)
     trainer = ConditionalTrainer(
-        model=classifier.model,
-        args=_arguments(output, settings, len(train), has_validation=validation is not None),
-        train_dataset=lazily(train, classifier.encode),
-        eval_dataset=None if validation is None else lazily(validation, classifier.encode),
-        data_collator=classifier.collate,
-        compute_metrics=trainer_metrics,
+        model=task.model,
+        args=_arguments(
+            output,
+            settings,
+            len(examples),
+            has_validation=validation is not None,
+            prediction_loss_only=task.trainer_metrics is None,
+        ),
+        train_dataset=examples,
+        eval_dataset=None if validation is None else _examples(task, validation),
+        data_collator=task.collate,
+        compute_metrics=task.trainer_metrics,
         callbacks=list(callbacks),
         router_learning_rate=settings.router_learning_rate,
     )
     trainer.train(resume_from_checkpoint=checkpoint)
-    classifier.model.eval()
+    task.model.eval()
     return trainer
 
 
@@ -92,10 +98,26 @@ def lazily(
     return rows.with_transform(encode)
 
 
+def _examples(task: Task, rows: "datasets.Dataset") -> "datasets.Dataset":
+    """Return what the model trains on: the rows themselves, or the parts they are split into."""
+    if not task.splits_rows:
+        return lazily(rows, task.encode)
+    import datasets
+
+    starts = range(0, len(rows), task.chunk_size)
+    parts = [task.encode(rows[start : start + task.chunk_size]) for start in starts]
+    return datasets.concatenate_datasets([datasets.Dataset.from_dict(part) for part in parts])
+
+
 def _arguments(
-    output: Path, settings: TrainingSettings, num_rows: int, *, has_validation: bool
+    output: Path,
+    settings: TrainingSettings,
+    num_examples: int,
+    *,
+    has_validation: bool,
+    prediction_loss_only: bool,
 ) -> TrainingArguments:
-    steps_per_epoch = -(-num_rows // settings.batch_size)
+    steps_per_epoch = -(-num_examples // settings.batch_size)
     num_steps = max(1, round(steps_per_epoch * settings.epochs))
     return trainer_arguments(
         output,
@@ -104,6 +126,7 @@ def _arguments(
         num_train_epochs=settings.epochs,
         per_device_eval_batch_size=2 * settings.batch_size,
         eval_strategy="epoch" if has_validation else "no",
+        prediction_loss_only=prediction_loss_only,
         save_strategy="epoch" if settings.save_every_epoch else "no",
         logging_steps=max(1, min(10, num_steps // 10)),
     )

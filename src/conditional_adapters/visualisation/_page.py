@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -38,6 +38,7 @@ _MAX_TICKS = 12
 # On the colour scale; a cell of a skipped token has to stand out from the white page.
 SKIPPED_AND_PROCESSED = (0.12, 0.85)
 _CELL = 7.1
+_MAX_PICTURE = 240.0
 
 RGB = tuple[float, float, float]
 
@@ -149,6 +150,23 @@ class Page:
             self._text(name, x, bottom + 2, TICK, va="top", rotation=90.0)
         self._cursor = bottom + 2 + max(self._width(TICK.drawable(name), TICK) for name in names)
 
+    def pictures(self, pictures: Sequence[UInt8[np.ndarray, "height width 3"]]) -> None:
+        """Set pictures side by side, equally wide."""
+        from matplotlib.image import BboxImage
+        from matplotlib.transforms import Bbox, TransformedBbox
+
+        gap = 10.0
+        width = min((_TEXT_WIDTH - gap * (len(pictures) - 1)) / len(pictures), _MAX_PICTURE)
+        height = max(width * len(picture) / picture.shape[1] for picture in pictures)
+        for column, picture in enumerate(pictures):
+            left, top = _MARGIN + column * (width + gap), self._cursor
+            bottom = top + width * len(picture) / picture.shape[1]
+            corners = Bbox([[left, top], [left + width, bottom]])
+            image = BboxImage(TransformedBbox(corners, self._points), interpolation="nearest")
+            image.set_data(picture)
+            self._figure.add_artist(image)
+        self._cursor += height
+
     def finish(self, caption: str) -> "matplotlib.figure.Figure":
         """Write the caption, cut the page below it and hand out the figure."""
         if caption:
@@ -181,7 +199,7 @@ class Page:
         baseline = self._cursor + style.size
         ink = style.ink
         if background is not None:
-            ink = _readable_ink(background)
+            ink = readable_ink(background)
             top, height = baseline - 1.03 * style.size, 1.4 * style.size
             self._box(x, top, width, height, background, rounding=1.8)
         self._text(text, x + width / 2, baseline, style, ink=ink)
@@ -231,15 +249,15 @@ class Page:
         )
 
 
-def palette(fractions: Iterable[float]) -> list[RGB]:
+def palette(fractions: Iterable[float], colormap_name: str = _COLORMAP) -> list[RGB]:
     """Look up colours for fractions in [0, 1]."""
     from matplotlib import colormaps
 
-    colormap = colormaps[_COLORMAP]
+    colormap = colormaps[colormap_name]
     return [colormap(float(fraction))[:3] for fraction in fractions]
 
 
-def _readable_ink(background: RGB) -> str:
+def readable_ink(background: RGB) -> str:
     """Choose black or white, whichever has the higher contrast ratio by WCAG 2.2."""
     red, green, blue = (
         c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background

@@ -1,0 +1,206 @@
+"""Quality and speed over r are what counting by hand gives, and the choice follows from them."""
+
+import math
+import random
+
+import datasets
+import pytest
+import torch
+
+import conditional_adapters as ca
+from conditional_adapters._attachment import conditional_layers
+from conditional_adapters.tasks import tuning
+from conditional_adapters.tasks.tuning import (
+    FactorCurve,
+    FactorMeasurement,
+    factors_to_measure,
+    measure_factors,
+)
+from tests.tasks.tiny_classifiers import LABELS, image_classifier, text_classifier
+
+
+def text_rows(number=40, lengths=(3, 28)):
+    rng = random.Random(0)
+    texts = [
+        " ".join(rng.choices([f"w{i}" for i in range(40)], k=rng.randint(*lengths)))
+        for _ in range(number)
+    ]
+    labels = [rng.randrange(3) for _ in texts]
+    dataset = datasets.Dataset.from_dict({"text": texts, "label": labels})
+    return dataset.cast_column("label", datasets.ClassLabel(names=list(LABELS)))
+
+
+def image_rows(number=6):
+    images = torch.randint(
+        0, 256, (number, 24, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(LABELS))}
+    )
+    import PIL.Image
+
+    cells = [PIL.Image.fromarray(image.numpy()) for image in images]
+    labels = [i % 3 for i in range(number)]
+    return datasets.Dataset.from_dict({"image": cells, "label": labels}, features=features)
+
+
+def measure(classifier, rows, factors, **settings):
+    return measure_factors(classifier, rows, factors, rounds=3, **settings)
+
+
+def test_each_factor_is_measured_as_one_row_at_a_time_by_hand() -> None:
+    classifier, rows = text_classifier(), text_rows()
+    curve = measure(classifier, rows, (8, 1, 3, 3.0), batch_size=7)
+    assert [m.reduction_factor for m in curve.measurements] == [1, 3, 8]
+    assert curve.num_rows == 40
+    right = {}
+    for factor in (1, 3, 8):
+        ca.set_reduction_factor(classifier.model, factor)
+        right[factor] = []
+        for text, label in zip(rows["text"], rows["label"], strict=True):
+            with torch.no_grad():
+                inputs = classifier.processor(text, return_tensors="pt")
+                right[factor].append(int(classifier.model(**inputs).logits.argmax()) == label)
+    assert len({tuple(r) for r in right.values()}) == 3  # the factors disagree
+    for m in curve.measurements:
+        mine, first = right[m.reduction_factor], right[1]
+        assert m.accuracy == pytest.approx(sum(mine) / 40)
+        assert m.accuracy_difference == pytest.approx((sum(mine) - sum(first)) / 40)
+        won = sum(a and not b for a, b in zip(mine, first, strict=True))
+        lost = sum(b and not a for a, b in zip(mine, first, strict=True))
+        tail = sum(math.comb(won + lost, i) for i in range(min(won, lost) + 1))
+        assert m.p_value == pytest.approx(min(1, 2 * tail / 2 ** (won + lost)))
+        low, high = m.difference_interval
+        assert low <= m.accuracy_difference <= high
+    assert curve.reference.difference_interval == (0, 0)
+
+
+def test_the_longest_rows_are_timed_and_their_operations_counted(monkeypatch) -> None:
+    monkeypatch.setattr(tuning, "_CHUNK", 5)  # the longest are found across chunks
+    classifier = text_classifier()
+    rows = text_rows(lengths=(3, 9))
+    long = [" ".join(["w1"] * n) for n in (20, 26, 26)]
+    texts = [*rows["text"][:9], *long[:2], *rows["text"][9:30], long[2]]
+    rows = datasets.Dataset.from_dict({"text": texts, "label": [0] * len(texts)})
+    curve = measure(classifier, rows, (1, 4), timing_batch=2)
+    assert curve.batch_shape == (2, 28)
+    ratios = {}
+    for factor in (1, 4):
+        ca.set_reduction_factor(classifier.model, factor)
+        ratios[factor] = ca.estimate_flops(classifier.model, batch_size=2, sequence_length=28).total
+    dense, routed = curve.measurements
+    assert dense.flop_ratio == dense.speed_up == 1
+    assert routed.flop_ratio == pytest.approx(ratios[1] / ratios[4])
+    assert routed.flop_ratio > 1.5
+    assert all(m.seconds > 0 for m in curve.measurements)
+
+
+def test_all_rows_are_timed_where_there_are_fewer_than_a_batch() -> None:
+    assert measure(image_classifier(), image_rows(3), (1, 4)).batch_shape == (3, 3, 24, 16)
+    assert measure(image_classifier(), image_rows(6), (1, 4), timing_batch=2).batch_shape[0] == 2
+
+
+def test_every_factor_runs_in_turns_at_its_own_r(monkeypatch) -> None:
+    classifier, seen = text_classifier(), []
+
+    def watch(candidates, *, prepare, **_):
+        for name, run in candidates.items():
+            prepare(name)
+            with ca.record_routing(classifier.model) as routing:
+                run()
+            seen.append(routing.layers[0].selected_indices.shape[1])
+        return original(candidates, prepare=prepare, rounds=3, warmup=0)
+
+    original = tuning.time_interleaved
+    monkeypatch.setattr(tuning, "time_interleaved", watch)
+    rows = datasets.Dataset.from_dict({"text": ["w1 " * 30] * 2, "label": [0, 1]})
+    measure(classifier, rows, (2, 4, 8))
+    assert seen == [16, 8, 4]  # of 32 tokens
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+def test_the_model_is_left_as_it_was_and_measured_without_dropout(is_training) -> None:
+    classifier, rows = text_classifier(), text_rows(12)
+    ca.set_reduction_factor(classifier.model, 5)
+    classifier.model.train(is_training)
+    first = measure(classifier, rows, (2, 4))
+    second = measure(classifier, rows, (2, 4))
+    assert [m.accuracy for m in first.measurements] == [m.accuracy for m in second.measurements]
+    assert classifier.model.training is is_training
+    factors = {
+        layer.coda_part("default").reduction_factor
+        for layer in conditional_layers(classifier.model)
+    }
+    assert factors == {5}
+
+
+def test_an_elastic_adapter_is_measured_where_it_was_trained() -> None:
+    assert factors_to_measure(text_classifier((8, 2, 4))) == (2, 4, 8)
+    assert factors_to_measure(text_classifier(4)) == (1, 2, 3, 4, 5, 8, 16)
+    assert factors_to_measure(text_classifier((4,))) == (1, 2, 3, 4, 5, 8, 16)
+
+
+def curve_of(*right: int, of: int = 1000) -> FactorCurve:
+    """Make a curve at r = 1, 2, 4, ... from numbers of right rows."""
+    return FactorCurve(
+        measurements=tuple(
+            FactorMeasurement(
+                reduction_factor=2**index,
+                accuracy=number / of,
+                macro_f1=0,
+                accuracy_difference=(number - right[0]) / of,
+                difference_interval=(0, 0),
+                p_value=1,
+                seconds=1,
+                speed_up=1,
+                flop_ratio=1,
+            )
+            for index, number in enumerate(right)
+        ),
+        num_rows=of,
+        batch_shape=(8, 64),
+    )
+
+
+@pytest.mark.parametrize(
+    "right, max_drop, chosen",
+    [
+        ((970, 968, 965, 964), 0.5, 4),  # 0.5 points lost is allowed, 0.6 is not
+        ((970, 960, 966, 900), 0.5, 4),  # the largest counts, whatever is between
+        ((970, 980, 990, 975), 0, 8),
+        ((970, 969, 969, 969), 0, None),
+        ((970, 940, 930, 900), 2.9, None),
+        ((970, 940, 930, 900), 3, 2),
+        ((970, 0, 0, 0), 100, 8),
+    ],
+)
+def test_the_largest_r_within_the_allowed_drop_is_chosen(right, max_drop, chosen) -> None:
+    found = curve_of(*right).choose(max_drop=max_drop)
+    assert (None if found is None else found.reduction_factor) == chosen
+
+
+@pytest.mark.parametrize("rows", [37, 300, 725, 1999])
+def test_a_drop_of_exactly_the_limit_is_allowed_whatever_the_rounding(rows) -> None:
+    for lost in range(1, rows // 3):
+        curve = curve_of(rows - 1, rows - 1 - lost, of=rows)
+        assert curve.choose(max_drop=100 * lost / rows) is not None
+        assert curve.choose(max_drop=100 * (lost - 0.01) / rows) is None
+
+
+@pytest.mark.parametrize("max_drop", [-0.1, 101, float("nan")])
+def test_a_drop_out_of_range_is_refused(max_drop) -> None:
+    with pytest.raises(ca.ConfigError, match=f"between 0 and 100 .* got {max_drop}"):
+        curve_of(9, 9).choose(max_drop=max_drop)
+
+
+@pytest.mark.parametrize(
+    "factors, settings, message",
+    [
+        ((4, 4.0), {}, r"at least 2 different reduction factors, got \[4.0\]"),
+        ((0.5, 2), {}, "reduction_factor must be .* got 0.5"),
+        ((1, 2), {"timing_batch": 0}, "timing_batch must be at least 1, got 0"),
+    ],
+)
+def test_impossible_measurements_are_refused(factors, settings, message) -> None:
+    with pytest.raises(ca.ConfigError, match=message):
+        measure(text_classifier(), text_rows(4), factors, **settings)

@@ -1,0 +1,95 @@
+"""Images stand upright, and each patch has the colour of its count."""
+
+import io
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import image
+
+from conditional_adapters.errors import ConfigError, RoutingError
+from conditional_adapters.visualisation import RoutedImage, plot_patch_map
+
+
+def routed(pixels=None, counts=None) -> RoutedImage:
+    if pixels is None:
+        pixels = np.full((40, 60, 3), 128, dtype=np.uint8)
+    if counts is None:
+        counts = np.zeros((2, 3))
+    return RoutedImage(title="predicted cat", pixels=pixels, layer_counts=counts)
+
+
+def drawn(figure) -> np.ndarray:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    file.seek(0)
+    return image.imread(file)[:, :, :3]
+
+
+def places(figure) -> list[tuple[slice, slice]]:
+    """Find rows and columns of the two pictures in the drawn page."""
+    drawn(figure)
+    height = figure.bbox.height
+    boxes = [artist.get_window_extent() for artist in figure.images + figure.artists[-2:]][-2:]
+    return [
+        (
+            slice(round(height - box.y1), round(height - box.y0)),
+            slice(round(box.x0), round(box.x1)),
+        )
+        for box in boxes
+    ]
+
+
+def test_the_image_and_its_patches_stand_upright_and_are_not_mirrored() -> None:
+    pixels = np.zeros((40, 60, 3), dtype=np.uint8)
+    pixels[:20, :20], pixels[20:, 40:] = (255, 0, 0), (0, 0, 255)
+    counts = np.zeros((2, 3))
+    counts[0, 2] = 4
+    figure = plot_patch_map([routed(pixels, counts)], num_layers=4)
+    page = drawn(figure)
+    left, right = places(figure)
+    picture, heat = page[left], page[right]
+    assert picture.shape[1] / picture.shape[0] == pytest.approx(1.5, abs=0.02)
+    np.testing.assert_allclose(picture[5, 5], (1, 0, 0), atol=0.01)
+    np.testing.assert_allclose(picture[-5, -5], (0, 0, 1), atol=0.01)
+    np.testing.assert_allclose(picture[5, -5], (0, 0, 0), atol=0.01)
+    dark = heat.mean(-1) < 0.35
+    height, width = dark.shape
+    rows, columns = np.nonzero(dark)
+    assert rows.max() == pytest.approx(height / 2, abs=3)
+    assert columns.min() == pytest.approx(2 * width / 3, abs=3)
+    assert dark[: height // 2 - 3, 2 * width // 3 + 3 :].mean() > 0.98
+
+
+def test_each_patch_has_the_colour_of_its_count_over_the_grey_image() -> None:
+    counts = np.array([[0.0, 1.0, 2.0], [3.0, 5.0, 6.0]])
+    figure = plot_patch_map([routed(counts=counts)], num_layers=6)
+    heat = drawn(figure)[places(figure)[1]]
+    height, width, _ = heat.shape
+    for (row, column), count in np.ndenumerate(counts):
+        colour = heat[(2 * row + 1) * height // 4, (2 * column + 1) * width // 6]
+        expected = 0.8 * np.array(matplotlib.colormaps["BuPu"](count / 6)[:3]) + 0.2 * 128 / 255
+        np.testing.assert_allclose(colour, expected, atol=0.01)
+
+
+def test_a_grid_that_does_not_divide_the_image_covers_all_of_it() -> None:
+    figure = plot_patch_map(
+        [routed(np.zeros((7, 5, 3), dtype=np.uint8), np.ones((3, 2)))], num_layers=1
+    )
+    heat = drawn(figure)[places(figure)[1]][3:-3, 3:-3]
+    assert np.ptp(heat.reshape(-1, 3), axis=0).max() < 0.02
+
+
+def test_bad_images_are_refused() -> None:
+    with pytest.raises((RoutingError, TypeError), match="uint8"):
+        routed(np.zeros((4, 4, 3)))
+    with pytest.raises((RoutingError, TypeError), match=r"rows,? columns"):
+        routed(counts=np.zeros(6))
+    with pytest.raises(RoutingError, match=r"from 0.0 to 7.0; .*num_layers = 6"):
+        plot_patch_map([routed(counts=np.array([[0.0, 7.0]]))], num_layers=6)
+    with pytest.raises(RoutingError, match="num_layers = 6"):
+        plot_patch_map([routed(counts=np.array([[0.0, np.nan]]))], num_layers=6)
+    with pytest.raises(RoutingError, match="got 0 images"):
+        plot_patch_map([], num_layers=6)
+    with pytest.raises(ConfigError, match="num_layers must be at least 1, got 0"):
+        plot_patch_map([routed()], num_layers=0)

@@ -1,0 +1,114 @@
+"""The slider, moved in a real browser by keyboard and pointer, at desktop and phone width."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from conditional_adapters.visualisation import render_routing_page
+from tests.visualisation.routed_rows import LABELS, image_row, text_row
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium: apt-get install chromium")
+ROWS = (text_row(["the", "quick", "brown", "fox", "jumps", "over", "it"] * 6), image_row())
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as api:
+        browser = api.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=[(1200, "light"), (360, "dark")], ids=["desktop", "phone"])
+def page(browser, request, tmp_path):
+    """Open the page; it must not complain and not ask for anything."""
+    width, scheme = request.param
+    path = tmp_path / "page.html"
+    path.write_text(render_routing_page(ROWS, labels=LABELS, title="Title"), encoding="utf-8")
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    complaints = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: complaints.append(dialog.message))
+    page.on("request", lambda request: complaints.append(request.url[:80]))
+    page.goto(path.as_uri())
+    yield page
+    page.close()
+    fetched = [c for c in complaints if c != path.as_uri() and not c.startswith("data:")]
+    assert not fetched
+
+
+def shown(page) -> dict:
+    """Read what a user sees of both rows."""
+    return page.evaluate("""() => ({
+        name: document.getElementById("factor-name").textContent,
+        spoken: document.getElementById("factor").getAttribute("aria-valuetext"),
+        articles: [...document.querySelectorAll("article")].map((a) => ({
+            levels: [...a.querySelectorAll(".unit")].map((u) => u.getAttribute("class")),
+            titles: [...a.querySelectorAll(".unit")].map(
+                (u) => u.title || u.querySelector("title").textContent),
+            cells: [...a.querySelectorAll(".map tbody td")].map(
+                (c) => getComputedStyle(c).backgroundColor),
+            layers: [...a.querySelectorAll(".map small")].map((s) => s.textContent),
+            numbers: [...a.querySelectorAll(".ours .number")].map((n) => n.textContent),
+            bars: [...a.querySelectorAll(".ours .bar")].map(
+                (b) => Number(b.style.getPropertyValue("--share"))),
+            verdict: a.querySelector(".verdict").textContent,
+        })),
+    })""")
+
+
+def check(page, index: int) -> None:
+    """Compare the page with the run that the slider points at."""
+    seen = shown(page)
+    factor = f"r = {ROWS[0].runs[index].reduction_factor:g}"
+    assert (seen["name"], seen["spoken"]) == (factor, factor)
+    for row, article in zip(ROWS, seen["articles"], strict=True):
+        run = row.runs[index]
+        counts = np.ravel(run.view.layer_counts)
+        assert article["levels"] == [f"unit l{round(20 * c / 3)}" for c in counts]
+        assert [float(title.split(" of ")[0]) for title in article["titles"]] == counts.tolist()
+        cells = np.array(article["cells"]).reshape(run.processed.shape)[::-1]
+        on, off = set(cells[run.processed]), set(cells[~run.processed])
+        assert (len(on), len(off)) == (1, 1)
+        assert on != off
+        numbers = [int(text.split("/")[0]) for text in article["layers"]]
+        assert numbers == run.processed.sum(1)[::-1].tolist()
+        assert article["layers"][1].endswith(" dense")
+        order = np.argsort(-np.array(row.dense_probabilities))
+        probabilities = np.array(run.probabilities)[order]
+        assert article["numbers"] == [f"{100 * p:.1f} %" for p in probabilities]
+        assert article["bars"] == pytest.approx(probabilities.tolist())
+        assert LABELS[int(np.argmax(run.probabilities))] in article["verdict"]
+
+
+def test_arrow_keys_move_the_slider_and_everything_follows(page) -> None:
+    check(page, 0)
+    page.keyboard.press("Tab")  # the slider is the first thing that has the focus
+    assert page.evaluate("document.activeElement.id") == "factor"
+    for key, index in [("ArrowRight", 1), ("End", 2), ("ArrowLeft", 1), ("Home", 0)]:
+        page.keyboard.press(key)
+        check(page, index)
+
+
+def test_the_pointer_moves_the_slider(page) -> None:
+    box = page.locator("#factor").bounding_box()
+    page.mouse.click(box["x"] + box["width"] - 3, box["y"] + box["height"] / 2)
+    check(page, 2)
+
+
+def test_nothing_is_wider_than_the_window(page) -> None:
+    page.locator("summary").last.click()  # the map of the image is closed at first
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= page.viewport_size["width"]
+    page.locator(".scroll").first.focus()
+    page.keyboard.press("End")
+
+
+def test_the_colours_follow_the_scheme(page) -> None:
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    is_dark = sum(map(int, ground[4:-1].split(","))) < 200
+    assert is_dark == (page.viewport_size["width"] == 360)
