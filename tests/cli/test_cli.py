@@ -179,7 +179,7 @@ def test_the_benchmark_times_every_encoder_side_by_side(folder) -> None:
 
 @pytest.mark.parametrize(
     "verb",
-    ["quickstart", "pretrain", "train", "evaluate", "tune", "predict", "show", "bench"],
+    ["quickstart", "pretrain", "train", "evaluate", "tune", "predict", "show", "export", "bench"],
 )
 def test_help_explains_every_verb(verb) -> None:
     help_text = run(verb, "--help").stdout

@@ -20,7 +20,7 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="Write linear maps in 8 bits: a quarter of the size.")
     ] = False,
-    opset: Annotated[int, typer.Option(help="Version of the ONNX operators, 18 to 23.")] = 20,
+    opset: Annotated[int, typer.Option(help="Version of the ONNX operators, 18 to 22.")] = 20,
     as_json: options.AsJson = False,
 ) -> None:
     """Write a trained classifier as an ONNX file that runs its heavy layers on k of n tokens.

@@ -27,7 +27,8 @@ from ..errors import ConfigError
 from ._onnx_operators import TRANSLATIONS
 from .export import _output_name, export_program, make_sample_inputs
 
-OPSETS = range(18, 24)  # what torch 2.13 translates to
+# torch 2.13 translates to 23 as well, whose attention does not broadcast masks in ONNX Runtime.
+OPSETS = range(18, 23)
 _LARGEST_FILE = 2**31 - 2**24  # bytes of weights; a file of protocol buffers ends at 2 GiB
 _AXES = ("batch", "length")
 
@@ -61,7 +62,7 @@ def export_onnx(
         sequence_length: Tokens of text in it. The file takes any number that the model does.
         output: Which of the model's outputs to return; see `export_program`.
         dynamic_axes: The open axes of each input; see `export_program`.
-        opset: Version of the ONNX operators, 18 to 23.
+        opset: Version of the ONNX operators, 18 to 22.
         int8: Write linear maps in 8 bits; see `quantize_onnx`.
         metadata: Notes for the file's own metadata.
 
