@@ -179,7 +179,7 @@ def _figure(name: str, experiment: Experiment, results: dict[str, Any]) -> Path 
     axes.set_xlabel("encoder, times faster than the baseline")
     axes.set_ylabel("accuracy in %")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=7)
     path = _docs() / "images" / f"experiment-{name}.png"
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path)
