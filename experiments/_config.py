@@ -8,7 +8,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from conditional_adapters import ConditionalAdapterConfig
+from conditional_adapters import ConditionalAdapterConfig, read_adapter_config
+from conditional_adapters.assets import find_adapter
 from conditional_adapters.training import PretrainingSettings, TrainingSettings
 
 FOLDER = Path(__file__).resolve().parent
@@ -105,10 +106,8 @@ class Experiment(Strict):
 
 
 def _adapter_digest(name: str) -> str:
-    from conditional_adapters.assets import find_adapter
-
-    content = (find_adapter(name) / "adapter_model.safetensors").read_bytes()
-    return hashlib.sha256(content).hexdigest()[:16]
+    digest: str = read_adapter_config(find_adapter(name))["tensors_sha256"]
+    return digest[:16]
 
 
 def load_pretraining(name: str) -> Pretraining:

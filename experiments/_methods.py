@@ -3,7 +3,7 @@
 from torch import nn
 
 from conditional_adapters import ConditionalAdapterConfig, attach, count_parameters
-from conditional_adapters._sites import find_sites
+from conditional_adapters._sites import find_sites, head_names
 from conditional_adapters.assets import find_adapter
 from conditional_adapters.checkpoint import attach_pretrained
 from conditional_adapters.tasks.models import Classifier, load_classifier
@@ -67,8 +67,6 @@ def count_new_parameters(classifier: Classifier, method: str) -> tuple[int, int]
 
 def _heads(classifier: Classifier) -> list[nn.Module]:
     """Return what conditional adapters train as the head, so that all methods train the same."""
-    from conditional_adapters._sites import head_names
-
     sites = find_sites(classifier.model)
     return [classifier.model.get_submodule(path) for path in head_names(sites, None)]
 

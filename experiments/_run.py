@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conditional_adapters import FlopCount, estimate_flops, set_reduction_factor
-from conditional_adapters.tasks.data import DataSpec, load_rows, split_train_test
+from conditional_adapters.tasks._collate import examples_of
+from conditional_adapters.tasks.data import DataSpec, Modality, load_rows, split_train_test
 from conditional_adapters.tasks.inference import predict_scores
 from conditional_adapters.tasks.metrics import classification_metrics
 from conditional_adapters.tasks.models import Classifier, modality_of
@@ -65,13 +66,9 @@ def run_row(experiment: Experiment, name: str, row_name: str, seed: int, workspa
     }
 
 
-def load_data(data: Data, modality: Any) -> "tuple[datasets.Dataset, datasets.Dataset]":  # noqa: ANN401
-    """Return the rows that train and those that are evaluated."""
-    return _load_data(data, modality)
-
-
 @cache
-def _load_data(data: Data, modality: Any) -> "tuple[datasets.Dataset, datasets.Dataset]":  # noqa: ANN401
+def load_data(data: Data, modality: Modality) -> "tuple[datasets.Dataset, datasets.Dataset]":
+    """Return the rows that train and those that are evaluated."""
     train = load_rows(DataSpec(source=data.source, split=data.split), modality=modality)
     test = None
     if data.test_split is not None:
@@ -123,5 +120,5 @@ def count_flops(classifier: Classifier, rows: "datasets.Dataset") -> FlopCount:
     if classifier.modality == "text":
         return estimate_flops(classifier.model, batch_size=1, sequence_length=classifier.max_length)
     columns = classifier.encode({"image": rows[:1]["image"]})
-    inputs = classifier.collate([{key: values[0] for key, values in columns.items()}])
+    inputs = classifier.collate(examples_of(columns))
     return estimate_flops(classifier.model, inputs=inputs)

@@ -8,6 +8,7 @@ import torch
 
 from conditional_adapters import set_reduction_factor
 from conditional_adapters.analysis.timing import Timing, time_interleaved
+from conditional_adapters.tasks._collate import examples_of
 from conditional_adapters.tasks.models import Classifier, modality_of
 
 from ._config import Experiment, Row
@@ -91,10 +92,7 @@ def _batch(classifier: Classifier, rows: Any, size: int) -> dict[str, torch.Tens
         indices = order[:size]  # type: ignore[assignment]
     chosen = rows.select(indices)
     columns = classifier.encode({column: chosen[column], "label": chosen["label"]})
-    examples = [
-        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
-    ]
-    return classifier.collate(examples)
+    return classifier.collate(examples_of(columns))
 
 
 def _summarise(what: str, timing: Timing, baseline: Timing) -> dict[str, float]:

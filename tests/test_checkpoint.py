@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import conditional_adapters as ca
-from conditional_adapters import checkpoint
+from conditional_adapters import _adapter_files
 from conditional_adapters._attachment import (
     adapter_parameters,
     conditional_layers,
@@ -225,7 +225,7 @@ def test_a_save_that_fails_while_writing_leaves_the_old_adapter(saved, monkeypat
         path.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("conditional_adapters.checkpoint.save_file", disk_full)
+    monkeypatch.setattr("conditional_adapters._adapter_files.save_file", disk_full)
     with pytest.raises(OSError, match="no space"):
         ca.save_adapter(trained_bert(seed=1), saved)
     assert sorted(os.listdir(saved)) == ["adapter_config.json", "adapter_model.safetensors"]
@@ -277,7 +277,7 @@ def test_a_killed_change_of_the_factor_leaves_an_adapter(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, killed_at, killed)
+        patch.setattr(_adapter_files, killed_at, killed)
         with pytest.raises(KeyboardInterrupt):
             set_saved_reduction_factor(saved, 8)
     model = TINY_MODELS["bert"].build("sdpa")

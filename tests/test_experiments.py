@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from transformers import BertConfig, BertModel
 from typer.testing import CliRunner
 
 from experiments import __main__ as command
@@ -15,7 +14,7 @@ from experiments._config import load_experiment
 from experiments._methods import build_classifier
 from experiments._report import difference, interval, render, table
 from experiments._results import pack, read_results, unpack
-from tests.training.vocabulary import tokenizer_of
+from tests.tiny_bert import word_tokenizer, write_bert
 
 EXPERIMENT = {
     "title": "Even and odd words",
@@ -46,17 +45,7 @@ EXPERIMENT = {
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder of experiments with one experiment, a model and a data set."""
-    config = BertConfig(
-        vocab_size=64,
-        hidden_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-        initializer_range=0.2,
-    )
-    BertModel(config).save_pretrained(tmp_path / "model")
-    tokenizer_of(40).save_pretrained(tmp_path / "model")
+    write_bert(tmp_path / "model", word_tokenizer(), num_layers=4)
     rng = random.Random(0)
     lines = ["text,label"]
     for index in range(90):

@@ -51,6 +51,7 @@ LAYERS = [
     {"_attachment"},
     {"_build"},
     {"attach"},
+    {"_adapter_files"},
     {"checkpoint"},
     {"assets"},
     {"analysis", "visualisation"},

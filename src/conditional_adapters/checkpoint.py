@@ -1,43 +1,30 @@
 """Save and load adapters, in PEFT's file layout.
 
-A directory holds `adapter_config.json` and `adapter_model.safetensors`. Tensors are named as PEFT
-names them: the path in the transformers model behind `base_model.model.`, without the adapter's
-name; trained norms and heads under the names of the modules they replace.
-
-Both files are written beside the old ones and renamed. Renaming two files is not one step, so the
-tensors carry a copy of their configuration, and the configuration carries the digest of its
-tensors: if a save is killed in between, the digest shows that the configuration is the older one
-and the copy is used. At every moment the directory holds one complete adapter.
+Tensors are named as PEFT names them: the path in the transformers model behind
+`base_model.model.`, without the adapter's name; trained norms and heads under the names of the
+modules they replace. `_adapter_files` reads and writes the files.
 """
 
-import hashlib
-import json
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ._atomic import replace_file, replace_text
+from ._adapter_files import PEFT_TYPE, interpret, read_files, write_files
+from ._adapter_files import read_adapter_config as read_adapter_config
+from ._adapter_files import set_saved_reduction_factor as set_saved_reduction_factor
 from ._attachment import adapter_parameters, get_attachment, is_attached
 from ._sites import transformers_model
 from ._version import __version__
 from .attach import add_adapter, attach, detach, remove_adapter, set_adapter, set_reduction_factor
-from .config import ConditionalAdapterConfig, check_reduction_factor
+from .config import ConditionalAdapterConfig
 from .errors import AttachmentError, CheckpointError, ConfigError
 
-CONFIG_FILE = "adapter_config.json"
-TENSORS_FILE = "adapter_model.safetensors"
-PEFT_TYPE = "CODA"
 _PREFIX = "base_model.model."
-_METADATA_KEY = "adapter_config"
-_DIGEST_KEY = "tensors_sha256"
 ModelT = TypeVar("ModelT", bound=nn.Module)
 TensorT = TypeVar("TensorT", bound=Tensor)
 
@@ -60,12 +47,12 @@ def save_adapter(
     """
     name = _existing(model, adapter_name)
     tensors = {
-        file_key(path, name): parameter.detach().to("cpu").contiguous()
-        for path, parameter in adapter_parameters(model, name)
+        key: parameter.detach().to("cpu").contiguous()
+        for key, parameter in _by_file_key(model, name).items()
     }
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)
-    _write(target, tensors, _describe(model, name))
+    write_files(target, tensors, _describe(model, name))
     return target
 
 
@@ -85,8 +72,8 @@ def load_adapter(
             tensor is missing, unexpected or of another shape. The model is left as it was.
     """
     path = Path(directory)
-    described, tensors = _read(path)
-    config = _interpret(described, path)
+    described, tensors = read_files(path)
+    config = interpret(described, path)
     _check_model(model, described, path)
     undo = _prepare(model, config, adapter_name, path)
     try:
@@ -127,18 +114,15 @@ def attach_pretrained(
         AttachmentError: If the model has conditional adapters already.
     """
     path = Path(directory)
-    described, tensors = _read(path)
+    described, tensors = read_files(path)
     _check_model(model, described, path, keys=("model_type",))
-    stored = replace(_interpret(described, path), modules_to_save=None)
+    stored = replace(interpret(described, path), modules_to_save=None)
     try:
         attach(model, config or stored, adapter_name=adapter_name)
     except ConfigError as error:
         raise CheckpointError(f"{path} does not fit this model: {error}") from error
     heads = get_attachment(model).heads[adapter_name]
-    wanted = {
-        file_key(name, adapter_name): parameter
-        for name, parameter in adapter_parameters(model, adapter_name)
-    }
+    wanted = _by_file_key(model, adapter_name)
     base = f"{_PREFIX}{transformers_model(model).base_model_prefix}."
     try:
         _copy(
@@ -151,55 +135,6 @@ def attach_pretrained(
         detach(model)
         raise
     return model
-
-
-def read_adapter_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what an adapter's directory says about it, without reading the tensors.
-
-    Args:
-        directory: What `save_adapter` wrote.
-
-    Returns:
-        The fields of the configuration and `base_model_name_or_path`, `model_type` and others.
-
-    Raises:
-        CheckpointError: If files are missing or damaged.
-    """
-    path = Path(directory)
-    embedded = _open_tensors(path / TENSORS_FILE, read=False)[0]
-    return _current_config(path, embedded)
-
-
-def set_saved_reduction_factor(
-    directory: str | os.PathLike[str], reduction_factor: float
-) -> ConditionalAdapterConfig:
-    """Let a saved adapter start with another r, without loading a model.
-
-    Nothing else changes, not a bit of the tensors. An elastic adapter keeps its other factors: the
-    first is the one it starts with.
-
-    Args:
-        directory: What `save_adapter` wrote. Its files are replaced atomically.
-        reduction_factor: A number >= 1.
-
-    Returns:
-        The configuration as it is saved now.
-
-    Raises:
-        CheckpointError: If files are missing or damaged.
-        ConfigError: If the factor is out of range.
-    """
-    path, factor = Path(directory), check_reduction_factor(reduction_factor)
-    described, tensors = _read(path)
-    config = _interpret(described, path)
-    if config.elastic_factors:
-        others = tuple(other for other in config.elastic_factors if other != factor)
-        config = replace(config, reduction_factor=(factor, *others))
-    else:
-        config = replace(config, reduction_factor=factor)
-    value = config.to_dict()["reduction_factor"]
-    _write(path, tensors, {**described, "reduction_factor": value})
-    return config
 
 
 def file_key(path: str, adapter_name: str) -> str:
@@ -233,95 +168,6 @@ def _describe(model: nn.Module, adapter_name: str) -> dict[str, Any]:
         **attachment.configs[adapter_name].to_dict(),
         "modules_to_save": list(attachment.heads[adapter_name]),
     }
-
-
-def _write(directory: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
-    """Replace both files of an adapter, each atomically; see the module's docstring."""
-    config = {key: value for key, value in config.items() if key != _DIGEST_KEY}
-
-    def write_tensors(path: Path) -> None:
-        save_file(tensors, path, metadata={"format": "pt", _METADATA_KEY: json.dumps(config)})
-
-    replace_file(directory / TENSORS_FILE, write_tensors)
-    digest = _digest(directory / TENSORS_FILE)
-    text = json.dumps({**config, _DIGEST_KEY: digest}, indent=2) + "\n"
-    replace_text(directory / CONFIG_FILE, text)
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    embedded, tensors = _open_tensors(path / TENSORS_FILE, read=True)
-    return _current_config(path, embedded), tensors
-
-
-def _open_tensors(path: Path, *, read: bool) -> tuple[str | None, dict[str, Tensor]]:
-    if not path.is_file():
-        raise CheckpointError(
-            f"no {TENSORS_FILE} in {path.parent}. Give the directory that save_adapter wrote."
-        )
-    try:
-        with safe_open(path, framework="pt") as file:
-            keys = file.keys() if read else []  # a file handle, not a mapping
-            tensors = {key: file.get_tensor(key) for key in keys}
-            return (file.metadata() or {}).get(_METADATA_KEY), tensors
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is not a readable safetensors file ({error}). It may be cut off; save or copy "
-            "the adapter again."
-        ) from error
-
-
-def _current_config(path: Path, embedded: str | None) -> dict[str, Any]:
-    """Return the configuration that belongs to the tensors; see the module's docstring."""
-    described = _read_json(path / CONFIG_FILE)
-    digest = None if described is None else described.get(_DIGEST_KEY)
-    if described is not None and digest in (None, _digest(path / TENSORS_FILE)):
-        return described
-    if embedded is None:
-        problem = f"no readable {CONFIG_FILE}" if described is None else "tensors of another save"
-        raise CheckpointError(
-            f"{path} holds {problem}. Copy both {CONFIG_FILE} and {TENSORS_FILE} of one adapter."
-        )
-    warnings.warn(
-        f"{path / CONFIG_FILE} is missing or belongs to an earlier save that was replaced; using "
-        "the configuration stored with the tensors.",
-        stacklevel=4,
-    )
-    stored: dict[str, Any] = json.loads(embedded)
-    return stored
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} is not valid JSON ({error}). Correct it, or delete it to use the "
-            "configuration stored with the tensors."
-        ) from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, got {type(values).__name__}.")
-    return values
-
-
-def _interpret(described: dict[str, Any], path: Path) -> ConditionalAdapterConfig:
-    if described.get("peft_type") != PEFT_TYPE:
-        raise CheckpointError(
-            f"{path} holds an adapter of type {described.get('peft_type')!r}, not {PEFT_TYPE!r}. "
-            "Load it with PEFT."
-        )
-    fields = ConditionalAdapterConfig.__dataclass_fields__
-    try:
-        return ConditionalAdapterConfig.from_dict(
-            {key: value for key, value in described.items() if key in fields}
-        )
-    except ConfigError as error:
-        raise CheckpointError(f"{path / CONFIG_FILE}: {error}") from error
 
 
 def _check_model(
@@ -379,11 +225,13 @@ def _shape(config: ConditionalAdapterConfig) -> ConditionalAdapterConfig:
 
 def _copy_into(model: nn.Module, adapter_name: str, tensors: dict[str, Tensor], path: Path) -> None:
     """Copy tensors into an adapter, all or none."""
-    wanted = {
-        file_key(name, adapter_name): p for name, p in adapter_parameters(model, adapter_name)
-    }
     remedy = "Load the base model, with the number of labels, that the adapter was trained with."
-    _copy(wanted, tensors, path, remedy=remedy)
+    _copy(_by_file_key(model, adapter_name), tensors, path, remedy=remedy)
+
+
+def _by_file_key(model: nn.Module, adapter_name: str) -> dict[str, nn.Parameter]:
+    """Return an adapter's parameters by their names in the file."""
+    return {file_key(path, adapter_name): p for path, p in adapter_parameters(model, adapter_name)}
 
 
 def _of_encoder(

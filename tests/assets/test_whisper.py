@@ -115,12 +115,10 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[a-z']+", text.lower())
 
 
-@pytest.mark.skipif(
-    not (SOUNDS.is_dir() and TRANSCRIPTS.is_file()),
-    reason="apt-get install asterisk-core-sounds-en asterisk-core-sounds-en-wav",
-)
 @pytest.mark.parametrize("recording", ["agent-alreadyon", "auth-incorrect"])
-def test_it_transcribes_real_speech_word_for_word(model, recording):
+def test_it_transcribes_real_speech_word_for_word(model, recording, needs):
+    needs("prompts/recordings")
+    needs("prompts/transcripts")
     features = load_packaged_feature_extractor("whisper")(
         _sound(recording), sampling_rate=16_000, return_tensors="pt"
     ).input_features

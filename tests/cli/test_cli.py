@@ -7,11 +7,10 @@ import random
 import pytest
 import torch
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from conditional_adapters import CheckpointError, ConfigError, DataError, read_adapter_config
 from tests.cli.runner import run
+from tests.tiny_bert import word_tokenizer, write_bert
 
 WORDS = {"animals": ["cat", "dog", "owl", "fox"], "plants": ["oak", "elm", "fern", "moss"]}
 
@@ -20,40 +19,8 @@ WORDS = {"animals": ["cat", "dog", "owl", "fox"], "plants": ["oak", "elm", "fern
 def folder(tmp_path_factory):
     """A local model folder with a tokenizer, and a data set in a CSV file."""
     root = tmp_path_factory.mktemp("cli")
-    vocabulary = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "the",
-        "a",
-        *WORDS["animals"],
-        *WORDS["plants"],
-    ]
-    ids = {word: index for index, word in enumerate(vocabulary)}
-    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        model_max_length=24,
-    ).save_pretrained(root / "model")
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=24,
-        initializer_range=0.2,  # so that random layers carry information
-    )
-    BertModel(config).save_pretrained(root / "model")
+    words = ["the", "a", *WORDS["animals"], *WORDS["plants"]]
+    write_bert(root / "model", word_tokenizer(words, max_length=24))
     rng = random.Random(0)
     with (root / "data.csv").open("w", newline="") as file:
         writer = csv.writer(file)

@@ -5,45 +5,29 @@ import json
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 import conditional_adapters as ca
 from conditional_adapters.integrations.onnx import read_metadata, run_onnx
-from conditional_adapters.tasks.bundle import load_trained_classifier, save_classifier
+from conditional_adapters.tasks.bundle import load_trained_classifier, save_task
 from conditional_adapters.tasks.models import load_classifier
 from tests.cli.runner import run
+from tests.tiny_bert import word_tokenizer, write_bert
 
 # Exporting traces the model, which checks of shapes would take part in.
 pytestmark = pytest.mark.compile
 
-WORDS = ["[PAD]", "[UNK]", "a", "text", "one", "two", "three", "more", "of", "longer"]
+WORDS = ["a", "text", "one", "two", "three", "more", "of", "longer"]
 TEXTS = ["a text of three", "one two three more of a longer text, and two more", "text"]
 
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory):
     root = tmp_path_factory.mktemp("export")
-    ids = {word: index for index, word in enumerate(WORDS)}
-    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=24
-    ).save_pretrained(root / "model")
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=48,
-        max_position_embeddings=24,
-        initializer_range=0.2,
-    )
-    torch.manual_seed(0)
-    BertModel(config).save_pretrained(root / "model")
+    write_bert(root / "model", word_tokenizer(WORDS, max_length=24))
     classifier = load_classifier(str(root / "model"), ["animals", "plants"], max_length=20)
     ca.attach(classifier.model, ca.ConditionalAdapterConfig(reduction_factor=2, adapter_dim=4))
-    save_classifier(classifier, root / "adapter", base_model=str(root / "model"))
+    save_task(classifier, root / "adapter", base_model=str(root / "model"))
     return root / "adapter"
 
 

@@ -27,8 +27,8 @@ from transformers import (
 import conditional_adapters as ca
 from conditional_adapters.training import attach_pretrained
 from tests.cli.runner import run
+from tests.tiny_bert import word_tokenizer
 from tests.tiny_models._builder import ENCODER
-from tests.training.vocabulary import tokenizer_of
 
 TENSORS = "adapter_model.safetensors"
 FAST = ("--adapter-dim", 4, "--batch-size", 8, "--learning-rate", 0.01, "--save-every", 10)
@@ -39,7 +39,7 @@ ELASTIC = ("-r", "2,3,4")
 def folder(tmp_path_factory):
     """Saved models of both modalities, and data without labels for each."""
     root = tmp_path_factory.mktemp("pretrain")
-    tokenizer = tokenizer_of()
+    tokenizer = word_tokenizer()
     torch.manual_seed(0)
     sizes = {
         "vocab_size": len(tokenizer), "max_position_embeddings": 32, "initializer_range": 0.2,

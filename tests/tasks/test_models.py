@@ -16,7 +16,7 @@ from conditional_adapters import (
     UnsupportedArchitectureError,
     attach,
 )
-from conditional_adapters.tasks.bundle import load_trained_classifier, save_classifier
+from conditional_adapters.tasks.bundle import load_trained_classifier, save_task
 from conditional_adapters.tasks.models import load_classifier, modality_of
 
 
@@ -76,7 +76,7 @@ def test_a_trained_classifier_comes_back_as_it_was(tmp_path, tokenizer) -> None:
         for parameter in classifier.model.parameters():
             if parameter.requires_grad:
                 parameter.normal_()
-    save_classifier(classifier, tmp_path / "adapter", base_model=str(tmp_path / "base"))
+    save_task(classifier, tmp_path / "adapter", base_model=str(tmp_path / "base"))
     loaded = load_trained_classifier(tmp_path / "adapter")
     assert (loaded.labels, loaded.max_length, loaded.modality) == (("x", "y"), 9, "text")
     batch = {"input_ids": torch.tensor([[2, 3, 2, 2, 3]])}

@@ -11,10 +11,10 @@ from transformers import (
 
 import conditional_adapters as ca
 from conditional_adapters._attachment import adapter_parameters
-from conditional_adapters.tasks.bundle import save_classifier
+from conditional_adapters.tasks.bundle import save_task
 from conditional_adapters.tasks.models import Classifier
+from tests.tiny_bert import word_tokenizer
 from tests.tiny_models._builder import ENCODER
-from tests.training.vocabulary import tokenizer_of
 
 LABELS = ("left", "<b>right</b>", "other")
 
@@ -22,7 +22,7 @@ LABELS = ("left", "<b>right</b>", "other")
 def text_classifier(reduction_factor=(2, 4, 8), **fields) -> Classifier:
     """Make a BERT for texts of the words w0 to w39, with an adapter far from its start."""
     torch.manual_seed(0)
-    tokenizer = tokenizer_of()
+    tokenizer = word_tokenizer()
     config = BertConfig(
         **ENCODER,
         vocab_size=len(tokenizer),
@@ -49,7 +49,7 @@ def image_classifier(reduction_factor=(2, 4, 8), **fields) -> Classifier:
 
 def save_with_base(classifier: Classifier, folder):
     """Write base model and adapter as `coda train` would have; return the adapter's directory."""
-    save_classifier(classifier, folder / "adapter", base_model=str(folder / "base"))
+    save_task(classifier, folder / "adapter", base_model=str(folder / "base"))
     dense = ca.detach(classifier.model)
     dense.save_pretrained(folder / "base")
     classifier.processor.save_pretrained(folder / "base")

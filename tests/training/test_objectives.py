@@ -21,11 +21,11 @@ from conditional_adapters.training import (
     SpanCorruption,
 )
 from conditional_adapters.training.objectives import relative_error
+from tests.tiny_bert import SPECIAL, word_tokenizer
 from tests.tiny_models import TINY_MODELS, pad_text
 from tests.tiny_models._builder import ENCODER
-from tests.training.vocabulary import SPECIAL, tokenizer_of
 
-TOKENIZER = tokenizer_of(200)
+TOKENIZER = word_tokenizer([f"w{index}" for index in range(200)])
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -168,7 +168,7 @@ def test_spans_and_the_rest_put_together_are_the_text(size) -> None:
 
 
 def test_spans_have_the_right_number_and_the_batch_is_padded() -> None:
-    many = tokenizer_of()
+    many = word_tokenizer()
     many.add_tokens([f"<extra_id_{index}>" for index in range(2, 30)])
     objective = SpanCorruption(many)
     assert len(objective.sentinels) == 30
@@ -236,7 +236,7 @@ def test_a_model_can_bring_its_own_loss() -> None:
 
 
 def test_objectives_refuse_what_they_cannot_use() -> None:
-    bare = tokenizer_of()
+    bare = word_tokenizer()
     bare.mask_token = None
     with pytest.raises(ca.ConfigError, match="has no mask token"):
         MaskedLanguageModelling(bare)

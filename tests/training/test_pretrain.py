@@ -22,13 +22,13 @@ from conditional_adapters.training import (
     PretrainingSettings,
     pretrain,
 )
+from tests.tiny_bert import word_tokenizer
 from tests.tiny_models import TINY_MODELS
 from tests.tiny_models._builder import ENCODER
-from tests.training.vocabulary import tokenizer_of
 
 SETTINGS = PretrainingSettings(max_steps=9, batch_size=4, log_every=1, save_every=3)
 ELASTIC = ca.ConditionalAdapterConfig(reduction_factor=(2, 3, 5), adapter_dim=4)
-TOKENIZER = tokenizer_of()
+TOKENIZER = word_tokenizer()
 WORDS = [word for word in TOKENIZER.get_vocab() if not word.startswith(("[", "<"))]
 
 

@@ -4,19 +4,19 @@ import shutil
 
 import numpy as np
 import pytest
+from playwright import sync_api
 
 from conditional_adapters.visualisation import render_routing_page
 from tests.visualisation.routed_rows import LABELS, image_row, text_row
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium: apt-get install chromium")
 ROWS = (text_row(["the", "quick", "brown", "fox", "jumps", "over", "it"] * 6), image_row())
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as api:
+    with sync_api.sync_playwright() as api:
         browser = api.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         yield browser
         browser.close()

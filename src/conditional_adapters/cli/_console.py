@@ -33,3 +33,8 @@ def print_metrics(title: str, num_rows: int, metrics: Mapping[str, float]) -> No
     row = {"rows": f"{num_rows:,}"}
     row |= {name.replace("_", " "): f"{value:.2%}" for name, value in metrics.items()}
     print_table(title, [row])
+
+
+def format_p_value(value: float) -> str:
+    """Write a probability as tables show it."""
+    return "p < 0.01" if value < 0.01 else f"p = {value:.2f}"

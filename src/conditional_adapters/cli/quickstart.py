@@ -24,7 +24,8 @@ from ..analysis.timing import time_interleaved
 from ..attach import attach, set_adapter
 from ..checkpoint import load_adapter
 from ..config import ConditionalAdapterConfig
-from ..tasks.bundle import save_classifier
+from ..tasks._collate import examples_of
+from ..tasks.bundle import save_task
 from ..tasks.data import DataSpec, load_rows, split_train_test
 from ..tasks.inference import predict_scores
 from ..tasks.metrics import classification_metrics, compare_accuracy
@@ -33,7 +34,7 @@ from ..tasks.routing_map import route_documents
 from ..training import TrainingSettings, finetune
 from ..visualisation import plot_token_map
 from . import _options as options
-from ._console import messages, print_json, print_table
+from ._console import format_p_value, messages, print_json, print_table
 from .train import seed_everything
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def quickstart(
     # Three passes show the point and keep the whole under twelve minutes on two cores.
     classifier = run(f"{name}, no more time", conditional, max(min(affordable, 3.0), epochs))
 
-    adapter = save_classifier(classifier, output / "adapter", base_model=_MODEL)
+    adapter = save_task(classifier, output / "adapter", base_model=_MODEL)
     _measure_speed(classifier, output / "run1" / "adapter", test_rows, runs)
     documents, num_layers = route_documents(
         classifier, test_rows[:3]["text"], [classifier.labels[i] for i in test_rows[:3]["label"]]
@@ -146,7 +147,7 @@ def _train(
     start = perf_counter()
     finetune(classifier, train_rows, output=output, settings=settings)
     seconds = perf_counter() - start
-    save_classifier(classifier, output / "adapter", base_model=_MODEL)
+    save_task(classifier, output / "adapter", base_model=_MODEL)
     counts = count_parameters(classifier.model)
     result = {
         "new_parameters": counts.new,
@@ -167,13 +168,7 @@ def _measure_speed(
     model = classifier.model
     load_adapter(model, dense_adapter, adapter_name="dense")
     texts = [text for text in test_rows["text"] if len(text) > 6 * _MAX_LENGTH][:_TIMING_BATCH]
-    batch = classifier.collate(
-        [
-            dict(zip(columns, values, strict=True))
-            for columns in [classifier.encode({"text": texts})]
-            for values in zip(*columns.values(), strict=True)
-        ]
-    )
+    batch = classifier.collate(examples_of(classifier.encode({"text": texts})))
 
     def encode() -> None:
         with torch.inference_mode():
@@ -198,20 +193,19 @@ def _measure_speed(
 
 
 def _table(runs: list[dict[str, Any]]) -> list[dict[str, str]]:
+    difference = "{:+.1f} ({})"
     return [
         {
             "method": run["method"],
             "new": f"{run['new_parameters_share']:.1%}",
             "training": f"{run['training_seconds']:.0f} s",
             "accuracy": f"{run['accuracy']:.1%}",
-            "difference": f"{run['accuracy_difference'] * 100:+.1f} ({_p_value(run['p_value'])})",
+            "difference": difference.format(
+                run["accuracy_difference"] * 100, format_p_value(run["p_value"])
+            ),
             "per document": f"{run['encoder_seconds_per_document'] * 1e3:.1f} ms",
             "speed-up": f"{run['speed_up']:.2f}x",
             "FLOP ratio": f"{run['flop_ratio']:.2f}x",
         }
         for run in runs
     ]
-
-
-def _p_value(value: float) -> str:
-    return "p < 0.01" if value < 0.01 else f"p = {value:.2f}"

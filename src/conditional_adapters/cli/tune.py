@@ -14,7 +14,7 @@ from ..tasks.data import DataSpec, load_rows
 from ..tasks.tuning import FactorCurve, FactorMeasurement, factors_to_measure, measure_factors
 from ..visualisation import plot_quality_curve
 from . import _options as options
-from ._console import messages, print_json, print_table
+from ._console import format_p_value, messages, print_json, print_table
 
 
 def tune(
@@ -146,7 +146,7 @@ def _format(measurement: FactorMeasurement, reference: FactorMeasurement) -> dic
     if measurement is not reference:
         low, high = (100 * end for end in measurement.difference_interval)
         difference = f"{100 * measurement.accuracy_difference:+.1f} ({low:+.1f} to {high:+.1f})"
-        p_value = "p < 0.01" if measurement.p_value < 0.01 else f"p = {measurement.p_value:.2f}"
+        p_value = format_p_value(measurement.p_value)
     return {
         "r": f"{measurement.reduction_factor:g}",
         "accuracy": f"{measurement.accuracy:.2%}",

@@ -97,6 +97,17 @@ def export_program(
         ConfigError: If the inputs or the output do not fit, or the model asks for numbers that are
             only known when it runs (docs/export.md).
     """
+    return export_answer(model, sample_inputs, output=output, dynamic_axes=dynamic_axes)[0]
+
+
+def export_answer(
+    model: nn.Module,
+    sample_inputs: Mapping[str, Tensor],
+    *,
+    output: str | None,
+    dynamic_axes: Mapping[str, Sequence[int]] | None,
+) -> tuple[ExportedProgram, str]:
+    """Do what `export_program` says; return the name of the output as well."""
     if dynamic_axes is None:
         has_length = all(value.dim() == 2 for value in sample_inputs.values())
         dynamic_axes = dict.fromkeys(sample_inputs, (0, 1) if has_length else (0,))
@@ -115,12 +126,10 @@ def export_program(
             )
     shapes = tuple(dict.fromkeys(dynamic_axes.get(name, ()), Dim.DYNAMIC) for name in sample_inputs)
     with evaluating(model), torch.no_grad():
-        wrapper = _Positional(
-            model, list(sample_inputs), _output_name(model, sample_inputs, output)
-        )
+        answer = _output_name(model, sample_inputs, output)
         try:
-            return torch.export.export(
-                wrapper,
+            program = torch.export.export(
+                _Positional(model, list(sample_inputs), answer),
                 tuple(sample_inputs.values()),
                 dynamic_shapes={"values": shapes},
                 strict=False,
@@ -132,6 +141,7 @@ def export_program(
                 "for a number that is only known when it runs. docs/export.md lists such models; "
                 "fewer dynamic_axes may help."
             ) from error
+    return program, answer
 
 
 def _output_name(model: nn.Module, inputs: Mapping[str, Tensor], wanted: str | None) -> str:

@@ -22,10 +22,9 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxscript import ir
 from torch import Tensor, nn
 
-from ..analysis._modes import evaluating
 from ..errors import ConfigError
 from ._onnx_operators import TRANSLATIONS
-from .export import _output_name, export_program, make_sample_inputs
+from .export import export_answer, make_sample_inputs
 
 # torch 2.13 translates to 23 as well, whose attention does not broadcast masks in ONNX Runtime.
 OPSETS = range(18, 23)
@@ -87,14 +86,12 @@ def export_onnx(
         )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with evaluating(model), torch.no_grad():
-        output = _output_name(model, sample_inputs, output)
-    program = export_program(model, sample_inputs, output=output, dynamic_axes=dynamic_axes)
+    program, answer = export_answer(model, sample_inputs, output=output, dynamic_axes=dynamic_axes)
     with _quiet("torch.onnx"):
         exported = torch.onnx.export(
             program,
             input_names=list(sample_inputs),
-            output_names=[output],
+            output_names=[answer],
             opset_version=opset,
             custom_translation_table=TRANSLATIONS,
             verbose=False,

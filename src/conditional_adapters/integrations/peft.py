@@ -28,11 +28,11 @@ from peft.mapping import (
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
+from .._adapter_files import PEFT_TYPE
 from .._attachment import get_attachment, is_attached
 from .._sites import transformers_model
 from .._version import __version__
 from ..attach import add_adapter, attach, detach
-from ..checkpoint import PEFT_TYPE
 from ..config import AttentionMode, ConditionalAdapterConfig
 from ..errors import AttachmentError, CheckpointError, ConfigError
 from ..modules.router import Gate, RouterKind

@@ -1,4 +1,4 @@
-"""Pad texts and their targets to the longest of a batch."""
+"""Take encoded rows apart, and pad texts and their targets to the longest of a batch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,6 +7,13 @@ import torch
 from torch import Tensor
 
 IGNORED = -100  # a target that transformers' losses pass over
+
+
+def examples_of(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Turn columns of encoded rows into one mapping for each example."""
+    return [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
 
 
 def pad_texts(tokenizer: Any, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:  # noqa: ANN401

@@ -82,29 +82,13 @@ def load_trained_task(
     return task
 
 
-def save_classifier(
-    classifier: Classifier, directory: str | os.PathLike[str], *, base_model: str
-) -> Path:
-    """Write a classifier's active adapter and its task record; see `save_task`.
-
-    Args:
-        classifier: A classifier whose model is conditional.
-        directory: Made if needed.
-        base_model: What `load_classifier` was given.
-
-    Returns:
-        The directory.
-    """
-    return save_task(classifier, directory, base_model=base_model)
-
-
 def load_trained_classifier(
     directory: str | os.PathLike[str], *, reduction_factor: float | None = None
 ) -> Classifier:
     """Load the base model of a trained classifier and put the adapter into it.
 
     Args:
-        directory: What `save_classifier` wrote.
+        directory: What `save_task` wrote.
         reduction_factor: Tokens per processed token; None means as trained.
 
     Returns:

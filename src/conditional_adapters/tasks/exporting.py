@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .._attachment import active_adapter, conditional_layers
 from .._version import __version__
-from ..errors import ConfigError
+from ._collate import examples_of
+from ._extras import import_extra
 from .models import Classifier
 
 # Two texts of different lengths, and three of others to check with.
@@ -61,13 +62,10 @@ def export_classifier(
         ConfigError: If an argument is out of range, the model does not export, or onnx,
             onnxruntime or onnxscript is not installed.
     """
-    try:
-        from ..integrations.onnx import export_onnx, run_onnx
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"exporting needs the package {error.name}, which is not installed. Run: pip install "
-            "'conditional-adapters[onnx]'."
-        ) from error
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        import_extra(package, extra="onnx", purpose="exporting")
+    from ..integrations.onnx import export_onnx, run_onnx
+
     name = active_adapter(classifier.model)
     factors = {
         layer.coda_part(name).reduction_factor for layer in conditional_layers(classifier.model)
@@ -110,7 +108,4 @@ def _sample_inputs(classifier: Classifier, texts: tuple[str, ...]) -> dict[str, 
 
         shades = [Image.new("RGB", (64, 64), (80 * i, 40, 90)) for i in range(len(texts))]
         encoded = classifier.encode({"image": shades})
-    rows = [
-        dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)
-    ]
-    return classifier.collate(rows)
+    return classifier.collate(examples_of(encoded))

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
+from ._collate import examples_of
 from .models import Classifier
 from .task import Columns, Prediction, Task
 
@@ -86,17 +87,15 @@ def _batches(
     task: Task, examples: Columns, batch_size: int
 ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
     """Yield batches of examples of similar length, with their places."""
-    unpacked = [
-        dict(zip(examples, values, strict=True)) for values in zip(*examples.values(), strict=True)
-    ]
-    order = sorted(range(len(unpacked)), key=lambda index: _length(unpacked[index]))
+    unpacked = examples_of(examples)
+    order = sorted(range(len(unpacked)), key=lambda index: length_of(unpacked[index]))
     for first in range(0, len(order), batch_size):
         indices = order[first : first + batch_size]
         batch = task.collate([unpacked[index] for index in indices])
         yield indices, {key: value.to(task.model.device) for key, value in batch.items()}
 
 
-def _length(example: Mapping[str, Any]) -> int:
+def length_of(example: Mapping[str, Any]) -> int:
     """Count the tokens of a text, or the frames of speech; images are all alike."""
     if "input_ids" in example:
         return len(example["input_ids"])

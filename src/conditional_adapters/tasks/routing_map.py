@@ -105,7 +105,7 @@ def _route_row(
     encoded = _encode(classifier, content)
     set_reduction_factor(classifier.model, 1)
     dense, _ = _forward(classifier, encoded)
-    runs, is_routed, tokens = [], [], []
+    runs = []
     for factor in factors:
         set_reduction_factor(classifier.model, factor)
         probabilities, routing = _forward(classifier, encoded)
@@ -117,8 +117,6 @@ def _route_row(
             else _image(classifier, encoded, routing, title)
         )
         processed = routing.processed_tokens()[:, 0].cpu().numpy()
-        is_routed = [decision is not None for decision in routing.layers]
-        tokens = _token_names(classifier, encoded, processed.shape[1])
         runs.append(
             RoutedRun(
                 reduction_factor=factor,
@@ -131,11 +129,12 @@ def _route_row(
     num_cut_words = 0
     if isinstance(shown, RoutedDocument):
         num_cut_words = len(content.split()) - len(shown.words)
+    num_tokens = runs[0].processed.shape[1]
     return RoutedRow(
         heading=f"{classifier.modality.capitalize()} {index + 1}",
         gold=gold,
-        tokens=tokens,
-        is_routed=is_routed,
+        tokens=_token_names(classifier, encoded, num_tokens),
+        is_routed=[decision is not None for decision in routing.layers],
         dense_probabilities=dense.tolist(),
         runs=runs,
         num_cut_words=num_cut_words,

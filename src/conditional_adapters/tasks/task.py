@@ -119,6 +119,20 @@ class Task(Protocol):
         """
 
 
+class TaskDefaults:
+    """What most tasks share; a `Task` that inherits from this says only what is different.
+
+    Attributes:
+        chunk_size: Rows that are encoded at a time.
+        splits_rows: A row is one example.
+        trainer_metrics: The loss alone, while training.
+    """
+
+    chunk_size: int = 1024
+    splits_rows: bool = False
+    trainer_metrics: TrainerMetrics | None = None
+
+
 class TaskLoader(Protocol):
     """Loads a pretrained model for a task."""
 

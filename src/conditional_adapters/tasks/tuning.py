@@ -22,7 +22,8 @@ from ..analysis.timing import Timing, time_interleaved
 from ..attach import set_reduction_factor
 from ..config import check_reduction_factor
 from ..errors import ConfigError
-from .inference import predict_scores
+from ._collate import examples_of
+from .inference import length_of, predict_scores
 from .metrics import accuracy_interval, classification_metrics, compare_accuracy
 from .models import Classifier
 
@@ -233,14 +234,6 @@ def _longest_batch(
     longest: list[dict[str, Any]] = []
     for start in range(0, len(rows), _CHUNK):
         encoded = classifier.encode({column: rows[start : start + _CHUNK][column]})
-        examples = [
-            dict(zip(encoded, values, strict=True))
-            for values in zip(*encoded.values(), strict=True)
-        ]
-        longest = heapq.nlargest(num_rows, [*longest, *examples], key=_length)
+        longest = heapq.nlargest(num_rows, [*longest, *examples_of(encoded)], key=length_of)
     batch = classifier.collate(longest)
     return {name: tensor.to(classifier.model.device) for name, tensor in batch.items()}
-
-
-def _length(example: Mapping[str, Any]) -> int:
-    return len(example["input_ids"]) if "input_ids" in example else 0

@@ -27,7 +27,7 @@ from .._loading import load_fast_tokenizer, load_model, require_head, text_limit
 from .._rows import Column, text_column
 from .._table import Table
 from ..rows import row_loader
-from ..task import Columns, Prediction, TaskKind
+from ..task import Columns, Prediction, TaskDefaults, TaskKind
 
 if TYPE_CHECKING:
     import datasets
@@ -39,7 +39,7 @@ _MAX_ANSWER_LENGTH = 30  # tokens, as in BERT's code for SQuAD
 
 
 @dataclass(frozen=True)
-class QuestionAnswerer:
+class QuestionAnswerer(TaskDefaults):
     """A model that finds answers, and what feeds it: a `Task`.
 
     Attributes:
@@ -49,9 +49,8 @@ class QuestionAnswerer:
         name: As in `Task`, like all that follow.
         inputs: What the model reads.
         labels: Nothing is classified.
-        chunk_size: Rows that are encoded at a time.
-        splits_rows: Whether a row may become several examples.
-        trainer_metrics: None: the loss alone, while training.
+        chunk_size: Rows that are encoded at a time; each may become several examples.
+        splits_rows: Contexts are divided into windows.
     """
 
     model: PreTrainedModel
@@ -63,7 +62,6 @@ class QuestionAnswerer:
     labels = ()
     chunk_size = 512
     splits_rows = True
-    trainer_metrics = None
 
     def encode(self, rows: Columns) -> dict[str, list[Any]]:
         """Pair each question with windows of its context; `span` has their places in it."""

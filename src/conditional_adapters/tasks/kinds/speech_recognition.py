@@ -27,7 +27,7 @@ from .._loading import PACKAGED, from_pretrained, load_model, load_tokenizer, re
 from .._rows import Column, text_column
 from .._table import Table
 from ..rows import row_loader
-from ..task import Columns, Prediction, TaskKind
+from ..task import Columns, Prediction, TaskDefaults, TaskKind
 
 if TYPE_CHECKING:
     import datasets
@@ -39,7 +39,7 @@ _WINDOW_SECONDS = 30.0  # of Whisper
 
 
 @dataclass(frozen=True)
-class SpeechRecogniser:
+class SpeechRecogniser(TaskDefaults):
     """Whisper, and what feeds it: a `Task`.
 
     Attributes:
@@ -49,9 +49,7 @@ class SpeechRecogniser:
         name: As in `Task`, like all that follow.
         inputs: What the model reads.
         labels: Nothing is classified.
-        chunk_size: Rows that are encoded at a time.
-        splits_rows: Whether a row may become several examples.
-        trainer_metrics: None: the loss alone, while training.
+        chunk_size: A window of features takes a megabyte.
     """
 
     model: PreTrainedModel
@@ -61,9 +59,7 @@ class SpeechRecogniser:
     name = NAME
     inputs = ("audio",)
     labels = ()
-    chunk_size = 128  # a window of features takes a megabyte
-    splits_rows = False
-    trainer_metrics = None
+    chunk_size = 128
 
     def encode(self, rows: Columns) -> dict[str, list[Any]]:
         """Turn recordings into windows of features, and transcripts into tokens."""

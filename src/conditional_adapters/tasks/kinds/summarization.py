@@ -18,7 +18,7 @@ from .._extras import import_extra
 from .._loading import load_model, load_tokenizer, require_head, text_limit
 from .._rows import Column, text_column
 from ..rows import row_loader
-from ..task import Columns, Prediction, TaskKind
+from ..task import Columns, Prediction, TaskDefaults, TaskKind
 
 if TYPE_CHECKING:
     import datasets
@@ -30,7 +30,7 @@ _METRICS = ("rouge1", "rouge2", "rougeL")
 
 
 @dataclass(frozen=True)
-class Summariser:
+class Summariser(TaskDefaults):
     """An encoder-decoder, and what feeds it: a `Task`.
 
     Attributes:
@@ -40,9 +40,6 @@ class Summariser:
         name: As in `Task`, like all that follow.
         inputs: What the model reads.
         labels: Nothing is classified.
-        chunk_size: Rows that are encoded at a time.
-        splits_rows: Whether a row may become several examples.
-        trainer_metrics: None: the loss alone, while training.
     """
 
     model: PreTrainedModel
@@ -52,9 +49,6 @@ class Summariser:
     name = NAME
     inputs = ("text",)
     labels = ()
-    chunk_size = 1024
-    splits_rows = False
-    trainer_metrics = None
 
     def encode(self, rows: Columns) -> dict[str, list[Any]]:
         """Tokenise texts and summaries."""

@@ -27,7 +27,7 @@ from .._loading import label_settings, load_fast_tokenizer, load_model, require_
 from .._rows import Column
 from .._table import Table, in_label_order
 from ..rows import row_loader
-from ..task import Columns, Prediction, TaskKind
+from ..task import Columns, Prediction, TaskDefaults, TaskKind
 
 if TYPE_CHECKING:
     import datasets
@@ -38,7 +38,7 @@ _ENTITY_TAG = re.compile("O|[BI]-.+")
 
 
 @dataclass(frozen=True)
-class TokenClassifier:
+class TokenClassifier(TaskDefaults):
     """A model that tags words, and what feeds it: a `Task`.
 
     Attributes:
@@ -48,9 +48,7 @@ class TokenClassifier:
         max_length: Tokens of an example at most.
         name: As in `Task`, like all that follow.
         inputs: What the model reads.
-        chunk_size: Rows that are encoded at a time.
-        splits_rows: Whether a row may become several examples.
-        trainer_metrics: None: the loss alone, while training.
+        splits_rows: Long rows are divided.
     """
 
     model: PreTrainedModel
@@ -60,9 +58,7 @@ class TokenClassifier:
 
     name = NAME
     inputs = ("words",)
-    chunk_size = 1024
     splits_rows = True
-    trainer_metrics = None
 
     def encode(self, rows: Columns) -> dict[str, list[Any]]:
         """Turn words into sub-tokens; `word` says which word begins at each of them, or -1."""
