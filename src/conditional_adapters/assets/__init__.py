@@ -15,8 +15,10 @@ from ._catalogue import ASSETS as ASSETS
 from ._catalogue import Asset as Asset
 from ._data import FASHION_MNIST_CLASSES as FASHION_MNIST_CLASSES
 from ._data import NewsArticle as NewsArticle
+from ._data import NewsgroupPost as NewsgroupPost
 from ._data import bbc_news as bbc_news
 from ._data import fashion_mnist as fashion_mnist
+from ._data import newsgroups as newsgroups
 from ._models import load_packaged_feature_extractor as load_packaged_feature_extractor
 from ._models import load_packaged_image_processor as load_packaged_image_processor
 from ._models import load_packaged_model as load_packaged_model

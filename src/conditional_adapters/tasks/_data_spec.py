@@ -13,7 +13,8 @@ class DataSpec:
 
     # A file (.csv, .tsv, .jsonl, .ndjson, .json, .parquet, .txt), a folder (of `save_to_disk`, or
     # class_name/image.png), a hub name ("imdb", "nyu-mll/glue:sst2"), or a packaged set
-    # ("packaged:bbc", "packaged:bbc-headlines", "packaged:fashion-mnist", "packaged:prompts").
+    # ("packaged:bbc", "packaged:bbc-headlines", "packaged:20newsgroups", "packaged:fashion-mnist",
+    # "packaged:prompts").
     source: str
     text_column: str = "text"
     image_column: str = "image"

