@@ -1,0 +1,76 @@
+"""The least time a model can take: its matrix products and attention alone."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+aten = torch.ops.aten
+PRODUCTS = {
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten.baddbmm.default,
+    aten.convolution.default,
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+    aten._scaled_dot_product_flash_attention.default,
+    aten._scaled_dot_product_efficient_attention.default,
+    aten._scaled_dot_product_cudnn_attention.default,
+}
+
+
+class _Recorder(TorchDispatchMode):
+    """Note each product with its arguments; activations are replaced by others of their form."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.calls: list[tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]]] = []
+        self._weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+        self._activations: dict[tuple[object, ...], Tensor] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        if func in PRODUCTS:
+            self.calls.append((func, *tree_map(self._stand_in, (args, kwargs or {}))))
+        return func(*args, **(kwargs or {}))
+
+    def _stand_in(self, value: object) -> object:
+        if not isinstance(value, Tensor) or value.untyped_storage().data_ptr() in self._weights:
+            return value
+        key = (tuple(value.shape), value.stride(), value.dtype)
+        if key not in self._activations:
+            empty = torch.empty_strided(*key[:2], dtype=value.dtype, device=value.device)
+            self._activations[key] = empty.copy_(value)
+        return self._activations[key]
+
+
+def products_alone(model: nn.Module, inputs: Mapping[str, Tensor]) -> Callable[[], None]:
+    """Record the products of a forward pass, to repeat them alone.
+
+    Weights are the model's own, so that they come from memory as they do in the model. Activations
+    of one shape share one tensor.
+
+    Args:
+        model: A model in evaluation mode.
+        inputs: What it reads.
+
+    Returns:
+        What runs all its matrix products, convolutions and attention, one after the other.
+    """
+    with torch.no_grad(), _Recorder(model) as recorder:
+        model(**inputs)  # not in inference mode, where a linear map would not be parted
+
+    def replay() -> None:
+        with torch.no_grad():
+            for func, args, kwargs in recorder.calls:
+                func(*args, **kwargs)
+
+    return replay

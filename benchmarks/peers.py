@@ -1,0 +1,138 @@
+"""Time what else a user would pick, side by side: an encoder of BERT-base's size, eight ways.
+
+Random weights, float32. All take turns in every round, and ratios to the plain encoder are taken
+within a round. What LoRA, half the layers, 8 bits or another model do to quality is not measured
+here; only the time is compared.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel
+
+import conditional_adapters as ca
+from benchmarks._report import RESULTS, Report, describe_run, write_report
+from conditional_adapters.analysis.timing import time_interleaved
+from conditional_adapters.integrations.onnx import export_onnx, open_session, quantize_onnx
+
+ADAPTER_DIM, LORA_RANK, VOCABULARY = 64, 8, 30522
+SHAPES = ((8, 512), (1, 128))
+PLAIN = "plain"
+Run = Callable[[], object]
+
+
+def make_bert(num_layers: int) -> BertModel:
+    """Return a BERT of BERT-base's width in evaluation mode."""
+    torch.manual_seed(0)
+    config = BertConfig(num_hidden_layers=num_layers)
+    return BertModel(config, add_pooling_layer=False).eval()
+
+
+def make_conditional(num_layers: int, factor: float) -> BertModel:
+    """Return the same with adapters, conditional if the factor is above 1."""
+    config = ca.ConditionalAdapterConfig(reduction_factor=factor, adapter_dim=ADAPTER_DIM)
+    return ca.attach(make_bert(num_layers), config)
+
+
+def make_lora(num_layers: int, *, merged: bool) -> nn.Module:
+    """Return the same with LoRA in queries and values, as PEFT does by default."""
+    config = LoraConfig(r=LORA_RANK, target_modules=["query", "value"])
+    model = get_peft_model(make_bert(num_layers), config)
+    return model.merge_and_unload().eval() if merged else model.eval()
+
+
+def make_torch_candidates(num_layers: int) -> dict[str, nn.Module]:
+    """Return all that runs in PyTorch."""
+    modern = ModernBertConfig(num_hidden_layers=max(22 * num_layers // 12, 1))
+    return {
+        PLAIN: make_bert(num_layers),
+        "LoRA, not merged": make_lora(num_layers, merged=False),
+        "LoRA, merged": make_lora(num_layers, merged=True),
+        "parallel adapter": make_conditional(num_layers, 1),
+        "half the layers": make_bert(num_layers // 2),
+        "ModernBERT-base": ModernBertModel(modern).eval(),
+        "conditional, r = 4": make_conditional(num_layers, 4),
+        "conditional, r = 8": make_conditional(num_layers, 8),
+    }
+
+
+def make_onnx_candidates(
+    num_layers: int, folder: Path, inputs: dict[str, Tensor], num_threads: int
+) -> dict[str, Run]:
+    """Return what runs in ONNX Runtime, with linear maps in 32 and in 8 bits."""
+    arrays = {name: value.numpy() for name, value in inputs.items()}
+    runs: dict[str, Run] = {}
+    for name, factor in (("parallel adapter", 1), ("conditional, r = 4", 4)):
+        model = make_conditional(num_layers, factor)
+        full = export_onnx(model, folder / f"{factor}.onnx", output="last_hidden_state")
+        eight = quantize_onnx(full, folder / f"{factor}.int8.onnx")
+        for kind, path in (("ONNX", full), ("ONNX, int8", eight)):
+            session = open_session(path, num_threads=num_threads)
+            runs[f"{name}, {kind}"] = lambda session=session: session.run(None, arrays)
+    return runs
+
+
+def measure(num_layers: int, num_tokens: int | None, num_rounds: int, num_threads: int) -> Report:
+    """Return times of all candidates, by shape."""
+    candidates = make_torch_candidates(num_layers)
+    report: Report = {}
+    for batch, tokens in SHAPES:
+        inputs = {
+            "input_ids": torch.randint(VOCABULARY, (batch, num_tokens or tokens)),
+            "attention_mask": torch.ones(batch, num_tokens or tokens, dtype=torch.int64),
+        }
+
+        def forward(model: nn.Module, inputs: dict[str, Tensor] = inputs) -> None:
+            with torch.inference_mode():
+                model(**inputs)
+
+        runs: dict[str, Run] = {
+            name: lambda model=model, forward=forward: forward(model)
+            for name, model in candidates.items()
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            runs |= make_onnx_candidates(num_layers, Path(folder), inputs, num_threads)
+            times = time_interleaved(runs, rounds=num_rounds, warmup=1)
+        report[f"{batch} x {tokens}"] = {
+            name: {
+                "milliseconds": {
+                    key: round(1e3 * value, 1)
+                    for key, value in zip(("q1", "median", "q3"), timing.quartiles, strict=True)
+                },
+                "times_faster_than_plain": round(timing.speed_up(times[PLAIN]), 3),
+            }
+            for name, timing in sorted(times.items(), key=lambda item: item[1].median)
+        }
+    return report
+
+
+def main() -> None:
+    """Measure, print and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds, at least 3")
+    parser.add_argument("--layers", type=int, default=12, help="layers of the encoder")
+    parser.add_argument("--tokens", type=int, help="instead of 512 and 128")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--output", type=Path, default=RESULTS / "peers.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    run = describe_run("benchmarks.peers", "transformers") | {
+        "dtype": "float32",
+        "layers": arguments.layers,
+        "adapter_dim": ADAPTER_DIM,
+        "lora_rank": LORA_RANK,
+        "rounds": arguments.rounds,
+    }
+    results = measure(arguments.layers, arguments.tokens, arguments.rounds, arguments.threads)
+    write_report(arguments.output, run, results)
+    print(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Time texts of mixed lengths next to texts of equal length: what does raggedness cost?
+
+Real articles are cut to lengths drawn from a log-normal distribution, clipped to 32 to 512 tokens,
+and run through the library's own batches by length. Beside them run as many tokens of articles
+that all have the mean length, and the same mix in batches as they come, padded to their longest.
+Dense with adapters and conditional; all take turns in every round, ratios are taken within a round.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import conditional_adapters as ca
+from benchmarks._report import RESULTS, Report, describe_run, write_report
+from conditional_adapters.analysis.timing import Timing, time_interleaved
+from conditional_adapters.assets import bbc_news
+from conditional_adapters.tasks._collate import examples_of
+from conditional_adapters.tasks.inference import batches_by_length
+from conditional_adapters.tasks.models import Classifier, load_classifier
+
+BATCH, ADAPTER_DIM, SHORTEST, LONGEST = 8, 64, 32, 512
+MEDIAN, SPREAD = 128, 0.8  # of the log-normal distribution: tokens, and deviation of their log
+FACTORS = {"dense + adapter": 1.0, "conditional, r = 4": 4.0, "conditional, r = 8": 8.0}
+EQUAL, BY_LENGTH, AS_THEY_COME = "equal lengths", "mixed, by length", "mixed, as they come"
+
+Columns = Mapping[str, Any]
+
+
+def draw_lengths(num_texts: int) -> list[int]:
+    """Return lengths in tokens, in random order."""
+    drawn = np.random.default_rng(0).lognormal(np.log(MEDIAN), SPREAD, num_texts)
+    return np.clip(drawn.round(), SHORTEST, LONGEST).astype(int).tolist()
+
+
+def cut(classifier: Classifier, lengths: list[int]) -> Columns:
+    """Return articles in tokens, cut to these lengths; only long enough ones are taken."""
+    texts = (article.text for article in bbc_news())
+    columns: dict[str, list[list[int]]] = {}
+    for length in lengths:
+        while True:
+            encoded = classifier.encode({"text": [next(texts)]})
+            if len(encoded["input_ids"][0]) >= length:
+                break
+        for key, (values,) in encoded.items():
+            columns.setdefault(key, []).append([*values[: length - 1], values[-1]])
+    return columns
+
+
+def measure(num_texts: int, num_rounds: int) -> Report:
+    """Return seconds and throughput of each way, by candidate."""
+    classifier = load_classifier("packaged:minilm", ["a", "b"], max_length=LONGEST)
+    classifier.model.eval()
+    config = ca.ConditionalAdapterConfig(reduction_factor=1, adapter_dim=ADAPTER_DIM)
+    ca.attach(classifier.model, config)
+    lengths = draw_lengths(num_texts)
+    mean = round(sum(lengths) / len(lengths))
+    mixed = cut(classifier, lengths)
+    inputs = {EQUAL: cut(classifier, [mean] * num_texts), BY_LENGTH: mixed, AS_THEY_COME: mixed}
+    tokens = {EQUAL: mean * num_texts, BY_LENGTH: sum(lengths), AS_THEY_COME: sum(lengths)}
+    keys = [(name, way) for name in FACTORS for way in inputs]
+    times = time_interleaved(
+        {key: _runner(classifier, inputs[key[1]], key[1]) for key in keys},  # type: ignore[misc]
+        prepare=lambda key: ca.set_reduction_factor(classifier.model, FACTORS[key[0]]),
+        rounds=num_rounds,
+        warmup=1,
+    )
+    report: Report = {
+        "texts": num_texts,
+        "mean_tokens": mean,
+        "padding_as_they_come": round(_padding(lengths), 3),
+    }
+    for name in FACTORS:
+        report[name] = {way: _summarise(name, way, times, tokens) for way in inputs}
+    return report
+
+
+def _runner(classifier: Classifier, examples: Columns, way: str) -> Callable[[], None]:
+    if way == AS_THEY_COME:
+        rows = examples_of(examples)
+        chunks = [rows[first : first + BATCH] for first in range(0, len(rows), BATCH)]
+        batches = [classifier.collate(chunk) for chunk in chunks]
+    else:
+        batches = [batch for _, batch in batches_by_length(classifier, examples, BATCH)]
+
+    def run() -> None:
+        with torch.inference_mode():
+            for batch in batches:
+                classifier.infer(batch)
+
+    return run
+
+
+def _padding(lengths: list[int]) -> float:
+    """Return the share of padding among the tokens of batches as they come."""
+    chunks = [lengths[first : first + BATCH] for first in range(0, len(lengths), BATCH)]
+    return 1 - sum(lengths) / sum(max(chunk) * len(chunk) for chunk in chunks)
+
+
+def _summarise(
+    name: str, way: str, times: Mapping[tuple[str, str], Timing], tokens: Mapping[str, int]
+) -> Report:
+    timing = times[name, way]
+    per_token = tokens[way] / tokens[EQUAL]
+    quartiles = [round(value, 3) for value in timing.quartiles]
+    return {
+        "seconds": dict(zip(("q1", "median", "q3"), quartiles, strict=True)),
+        "tokens_per_second": round(tokens[way] / timing.median),
+        "share_of_equal_lengths": round(timing.speed_up(times[name, EQUAL]) * per_token, 3),
+        "times_faster_than_dense": round(timing.speed_up(times["dense + adapter", way]), 3),
+    }
+
+
+def main() -> None:
+    """Measure, print and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3, help="measured rounds, at least 3")
+    parser.add_argument("--texts", type=int, default=200, help="texts in the mix")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--output", type=Path, default=RESULTS / "ragged.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    run = describe_run("benchmarks.ragged", "transformers") | {
+        "model": "packaged:minilm",
+        "dtype": "float32",
+        "batch_size": BATCH,
+        "lengths": f"log-normal, median {MEDIAN}, deviation {SPREAD}, {SHORTEST} to {LONGEST}",
+        "adapter_dim": ADAPTER_DIM,
+        "rounds": arguments.rounds,
+    }
+    results = measure(arguments.texts, arguments.rounds)
+    write_report(arguments.output, run, results)
+    print(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()
