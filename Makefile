@@ -8,9 +8,11 @@ BIN := $(VENV)/bin
 # One process per core, each with one thread: the models in the tests are small.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses=4
 export HF_HUB_OFFLINE ?= 1
+# Silences an advertisement of mkdocs-material.
+export NO_MKDOCS_2_WARNING ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test check format bench support-matrix clean
+.PHONY: help setup demo test check format bench docs support-matrix clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -47,14 +49,19 @@ format: setup  ## Format the code
 	$(BIN)/ruff check --fix-only -q .
 	$(BIN)/ruff format .
 
-bench: setup  ## Measure operators and models; writes benchmarks/results/*.json
+bench: setup  ## Measure operators and models; writes benchmarks/results/*.json and docs/benchmarks.md
 	$(BIN)/python -m benchmarks.ops.soft_topk
 	$(BIN)/python -m benchmarks.conformer
 	$(BIN)/python -m benchmarks.onnx
+	$(BIN)/python -m benchmarks.short_inputs
 	$(BIN)/coda bench --json > benchmarks/results/minilm.json
+	$(BIN)/python -m scripts.benchmark_page
+
+docs: setup  ## Build the documentation site into site/, with all its links checked
+	$(BIN)/mkdocs build
 
 support-matrix: test  ## Run all tests and write docs/support-matrix.md from their outcome
 	$(BIN)/python -m scripts.support_matrix build/tests.xml build/compile.xml
 
 clean:  ## Remove the environment and build products
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache
