@@ -36,6 +36,7 @@ from .errors import ConfigError as ConfigError
 from .errors import DataError as DataError
 from .errors import RoutingError as RoutingError
 from .errors import UnsupportedArchitectureError as UnsupportedArchitectureError
+from .hub import push_to_hub as push_to_hub
 from .modules import RoutingDecision as RoutingDecision
 from .modules import TokenAxis as TokenAxis
 from .ops import soft_topk as soft_topk

@@ -1,4 +1,4 @@
-"""The two files of an adapter, in PEFT's layout, without a model.
+"""The files of an adapter, in PEFT's layout, without a model.
 
 A directory holds `adapter_config.json` and `adapter_model.safetensors`. Both are written beside the
 old ones and renamed. Renaming two files is not one step, so the tensors carry a copy of their
@@ -9,9 +9,7 @@ moment the directory holds one complete adapter.
 
 import hashlib
 import json
-import os
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +18,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ._atomic import replace_file, replace_text
-from .config import ConditionalAdapterConfig, check_reduction_factor
+from .config import ConditionalAdapterConfig
 from .errors import CheckpointError, ConfigError
 
 CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"
+TASK_FILE = "task.json"  # of adapters that `coda train` wrote; tasks/bundle.py
 PEFT_TYPE = "CODA"
 _METADATA_KEY = "adapter_config"
 _DIGEST_KEY = "tensors_sha256"
 
 
-def read_adapter_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
+def read_adapter_config(path: Path) -> dict[str, Any]:
     """Return what an adapter's directory says about it, without reading the tensors.
 
     Args:
-        directory: What `save_adapter` wrote.
+        path: The directory.
 
     Returns:
         The fields of the configuration and `base_model_name_or_path`, `model_type` and others.
@@ -42,41 +41,8 @@ def read_adapter_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         CheckpointError: If files are missing or damaged.
     """
-    path = Path(directory)
     embedded = _open_tensors(path / TENSORS_FILE, read=False)[0]
     return _current_config(path, embedded)
-
-
-def set_saved_reduction_factor(
-    directory: str | os.PathLike[str], reduction_factor: float
-) -> ConditionalAdapterConfig:
-    """Let a saved adapter start with another r, without loading a model.
-
-    Nothing else changes, not a bit of the tensors. An elastic adapter keeps its other factors: the
-    first is the one it starts with.
-
-    Args:
-        directory: What `save_adapter` wrote. Its files are replaced atomically.
-        reduction_factor: A number >= 1.
-
-    Returns:
-        The configuration as it is saved now.
-
-    Raises:
-        CheckpointError: If files are missing or damaged.
-        ConfigError: If the factor is out of range.
-    """
-    path, factor = Path(directory), check_reduction_factor(reduction_factor)
-    described, tensors = read_files(path)
-    config = interpret(described, path)
-    if config.elastic_factors:
-        others = tuple(other for other in config.elastic_factors if other != factor)
-        config = replace(config, reduction_factor=(factor, *others))
-    else:
-        config = replace(config, reduction_factor=factor)
-    value = config.to_dict()["reduction_factor"]
-    write_files(path, tensors, {**described, "reduction_factor": value})
-    return config
 
 
 def write_files(directory: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
@@ -116,6 +82,20 @@ def read_files(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     embedded, tensors = _open_tensors(path / TENSORS_FILE, read=True)
     return _current_config(path, embedded), tensors
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of an adapter's tensors, without reading them.
+
+    Args:
+        path: The directory, whose files are there.
+
+    Returns:
+        Shapes by the names in the file.
+    """
+    with safe_open(path / TENSORS_FILE, framework="pt") as file:
+        keys = file.keys()  # a file handle, not a mapping
+        return {key: tuple(file.get_slice(key).get_shape()) for key in keys}
 
 
 def _open_tensors(path: Path, *, read: bool) -> tuple[str | None, dict[str, Tensor]]:

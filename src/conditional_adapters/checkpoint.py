@@ -15,14 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from ._adapter_files import PEFT_TYPE, interpret, read_files, write_files
-from ._adapter_files import read_adapter_config as read_adapter_config
-from ._adapter_files import set_saved_reduction_factor as set_saved_reduction_factor
+from ._adapter_files import read_adapter_config as _read_adapter_config
 from ._attachment import adapter_parameters, get_attachment, is_attached
+from ._model_card import write_model_card
 from ._sites import transformers_model
 from ._version import __version__
 from .attach import add_adapter, attach, detach, remove_adapter, set_adapter, set_reduction_factor
-from .config import ConditionalAdapterConfig
+from .config import ConditionalAdapterConfig, check_reduction_factor
 from .errors import AttachmentError, CheckpointError, ConfigError
+from .hub import find_adapter_folder
 
 _PREFIX = "base_model.model."
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -32,11 +33,12 @@ TensorT = TypeVar("TensorT", bound=Tensor)
 def save_adapter(
     model: nn.Module, directory: str | os.PathLike[str], *, adapter_name: str | None = None
 ) -> Path:
-    """Write one adapter: router, adapter, trained norms and task head.
+    """Write one adapter: router, adapter, trained norms and task head, and a model card.
 
     Args:
         model: A conditional model.
-        directory: Made if needed. An adapter in it is replaced atomically.
+        directory: Made if needed. An adapter in it is replaced atomically; a README.md is left
+            alone, unless it is a card that was generated and not edited.
         adapter_name: Which adapter; None means the active one.
 
     Returns:
@@ -53,25 +55,32 @@ def save_adapter(
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)
     write_files(target, tensors, _describe(model, name))
+    write_model_card(target)
     return target
 
 
 def load_adapter(
-    model: nn.Module, directory: str | os.PathLike[str], *, adapter_name: str = "default"
+    model: nn.Module,
+    directory: str | os.PathLike[str],
+    *,
+    adapter_name: str = "default",
+    revision: str | None = None,
 ) -> None:
     """Read an adapter into a model and activate it; attaches first if needed.
 
     Args:
         model: The dense model that the adapter was trained for, or one with other adapters.
-        directory: What `save_adapter` wrote.
+        directory: What `save_adapter` wrote, or a hub id: "user/name". A directory of that name
+            wins; otherwise the files come through the cache of huggingface_hub.
         adapter_name: The name it gets. If the model has an adapter of that name and the same
             shape, its values are replaced.
+        revision: Branch, tag or commit on the Hub; None means the main branch.
 
     Raises:
         CheckpointError: If files are missing or damaged, belong to another kind of model, or any
             tensor is missing, unexpected or of another shape. The model is left as it was.
     """
-    path = Path(directory)
+    path = find_adapter_folder(directory, revision=revision)
     described, tensors = read_files(path)
     config = interpret(described, path)
     _check_model(model, described, path)
@@ -86,12 +95,65 @@ def load_adapter(
     set_reduction_factor(model, config.default_reduction_factor)
 
 
+def read_adapter_config(
+    directory: str | os.PathLike[str], *, revision: str | None = None
+) -> dict[str, Any]:
+    """Return what an adapter's directory says about it, without reading the tensors.
+
+    Args:
+        directory: What `save_adapter` wrote, or a hub id.
+        revision: Branch, tag or commit on the Hub; None means the main branch.
+
+    Returns:
+        The fields of the configuration and `base_model_name_or_path`, `model_type` and others.
+
+    Raises:
+        CheckpointError: If files are missing or damaged.
+    """
+    return _read_adapter_config(find_adapter_folder(directory, revision=revision))
+
+
+def set_saved_reduction_factor(
+    directory: str | os.PathLike[str], reduction_factor: float
+) -> ConditionalAdapterConfig:
+    """Let a saved adapter start with another r, without loading a model.
+
+    Nothing else changes, not a bit of the tensors. An elastic adapter keeps its other factors: the
+    first is the one it starts with.
+
+    Args:
+        directory: What `save_adapter` wrote. Its files are replaced atomically; the model card is
+            written anew, unless it was edited.
+        reduction_factor: A number >= 1.
+
+    Returns:
+        The configuration as it is saved now.
+
+    Raises:
+        CheckpointError: If files are missing or damaged.
+        ConfigError: If the factor is out of range.
+    """
+    path, factor = Path(directory), check_reduction_factor(reduction_factor)
+    described, tensors = read_files(path)
+    config = interpret(described, path)
+    if config.elastic_factors:
+        others = tuple(other for other in config.elastic_factors if other != factor)
+        config = replace(config, reduction_factor=(factor, *others))
+    else:
+        config = replace(config, reduction_factor=factor)
+    value = config.to_dict()["reduction_factor"]
+    write_files(path, tensors, {**described, "reduction_factor": value})
+    write_model_card(path)
+    return config
+
+
 def attach_pretrained(
     model: ModelT,
     directory: str | os.PathLike[str],
     config: ConditionalAdapterConfig | None = None,
     *,
     adapter_name: str = "default",
+    revision: str | None = None,
 ) -> ModelT:
     """Make a model conditional, starting from a pretrained adapter.
 
@@ -100,10 +162,11 @@ def attach_pretrained(
 
     Args:
         model: A dense model of the type that the adapter was pretrained with.
-        directory: What `save_adapter` wrote.
+        directory: What `save_adapter` wrote, or a hub id.
         config: What to attach; None means as pretrained, with the default for `modules_to_save`.
             What does not change the tensors, such as `reduction_factor`, may differ.
         adapter_name: The name it gets.
+        revision: Branch, tag or commit on the Hub; None means the main branch.
 
     Returns:
         The same object.
@@ -113,7 +176,7 @@ def attach_pretrained(
             the configuration. The model is left as it was.
         AttachmentError: If the model has conditional adapters already.
     """
-    path = Path(directory)
+    path = find_adapter_folder(directory, revision=revision)
     described, tensors = read_files(path)
     _check_model(model, described, path, keys=("model_type",))
     stored = replace(interpret(described, path), modules_to_save=None)

@@ -5,7 +5,7 @@
     ├── RoutingError                   (ValueError)           an operator got impossible input
     ├── AttachmentError                (RuntimeError)         attach or detach at the wrong moment
     ├── UnsupportedArchitectureError   (NotImplementedError)  no record for this model
-    ├── CheckpointError                (ValueError)           a saved adapter does not fit
+    ├── CheckpointError                (ValueError)           an adapter is missing or unfit
     ├── AssetError                     (RuntimeError)         packaged weights or data unusable
     └── DataError                      (ValueError)           a data set or a row is unusable
 
@@ -34,7 +34,7 @@ class UnsupportedArchitectureError(ConditionalAdapterError, NotImplementedError)
 
 
 class CheckpointError(ConditionalAdapterError, ValueError):
-    """A saved adapter is damaged or does not fit the model."""
+    """A saved adapter cannot be found or published, is damaged, or does not fit the model."""
 
 
 class AssetError(ConditionalAdapterError, RuntimeError):

@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from conditional_adapters import CheckpointError, ConfigError, DataError, read_adapter_config
@@ -50,7 +51,14 @@ def test_training_learns_and_saves_a_small_adapter(trained) -> None:
     assert summary["accuracy"] > 0.8  # chance is 0.5
     assert summary["test_rows"] == 24
     files = {path.name for path in (output / "adapter").iterdir()}
-    assert files == {"adapter_config.json", "adapter_model.safetensors", "task.json"}
+    saved = {"adapter_config.json", "adapter_model.safetensors", "task.json"}
+    assert files == saved | {"measurements.json", "README.md"}
+    (result,) = [
+        r
+        for r in ModelCard.load(output / "adapter" / "README.md").data.eval_results
+        if r.metric_type == "accuracy"
+    ]
+    assert (result.metric_value, result.dataset_split) == (summary["accuracy"], "20% held out")
     assert list(output.rglob("events.out.tfevents*"))
 
 

@@ -8,6 +8,7 @@ import pytest
 from matplotlib import image
 
 import conditional_adapters as ca
+from conditional_adapters._measurements import read_measurements
 from conditional_adapters.cli.tune import _verdict
 from conditional_adapters.tasks.bundle import load_trained_classifier
 from tests.cli.runner import run
@@ -65,7 +66,14 @@ def test_the_chosen_factor_is_written_and_used(folder) -> None:
     layer = classifier.model.bert.encoder.layer[0]
     assert layer.coda_part("default").reduction_factor == 8
     after = files_of(folder)
-    assert after.keys() == before.keys()
+    assert after.keys() - before.keys() == {"measurements.json"}
+    report = json.loads((folder / "tune" / "tune.json").read_text())
+    kept = read_measurements(folder / "adapter")
+    assert [(m.reduction_factor, m.metrics["accuracy"], m.speed_up) for m in kept] == [
+        (m["reduction_factor"], m["accuracy"], m["speed_up"]) for m in report["measurements"]
+    ]
+    assert all(m.timed_batch == tuple(report["timed_batch"]) for m in kept)
+    assert b"x over r = 2, batch 2 x" in after["README.md"]
     assert after["task.json"] == before["task.json"]
 
 

@@ -8,6 +8,7 @@ that each of them carries.
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..hub import find_adapter_folder
 
 _FOLDER = Path(__file__).parent / "adapters"
 _PREFIX = "packaged:"
@@ -19,19 +20,24 @@ def packaged_adapter_names() -> list[str]:
 
 
 def find_adapter(name: str) -> Path:
-    """Return the folder of a pretrained adapter.
+    """Return the folder of an adapter, as commands name it.
 
     Args:
-        name: "packaged:" and one of `packaged_adapter_names`, or the path of a folder.
+        name: "packaged:" and one of `packaged_adapter_names`, the path of a folder, or a hub id,
+            "user/name" or "user/name@revision".
 
     Returns:
-        The folder, for `load_adapter` and `coda train --init`.
+        The folder, for `load_adapter`, `--adapter` and `coda train --init`.
 
     Raises:
         ConfigError: If no adapter of that name comes with the library.
+        CheckpointError: If a hub id cannot be found.
     """
     if not name.startswith(_PREFIX):
-        return Path(name)
+        repo_id, separator, revision = name.partition("@")
+        if separator and not Path(name).exists():
+            return find_adapter_folder(repo_id, revision=revision)
+        return find_adapter_folder(name)
     folder = _FOLDER / name.removeprefix(_PREFIX)
     if folder.name not in packaged_adapter_names():
         known = [f"{_PREFIX}{n}" for n in packaged_adapter_names()]

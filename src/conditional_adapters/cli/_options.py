@@ -1,5 +1,6 @@
 """Command-line options that several verbs share, so that they mean and read the same everywhere."""
 
+import shlex
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -15,7 +16,12 @@ DATA_HELP = (
     "packaged:20newsgroups, packaged:fashion-mnist, packaged:prompts."
 )
 
-Adapter = Annotated[Path, typer.Option(help="Directory of a trained adapter (coda train).")]
+Adapter = Annotated[
+    str,
+    typer.Option(
+        help="Trained adapter (coda train): folder, or hub id, USER/NAME or USER/NAME@REVISION."
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Rows per forward pass.")]
 Data = Annotated[str, typer.Option(help=DATA_HELP)]
 Model = Annotated[
@@ -109,6 +115,12 @@ GradientCheckpointing = Annotated[
     bool, typer.Option(help="Save memory, spend time.", rich_help_panel=_TRAINING)
 ]
 Bf16 = Annotated[bool, typer.Option(help="Mixed precision.", rich_help_panel=_TRAINING)]
+WriteResult = Annotated[
+    bool,
+    typer.Option(
+        "--write/--no-write", help="Keep the result with the adapter, for its model card."
+    ),
+]
 Resume = Annotated[
     bool,
     typer.Option("--resume", help="Go on from the last checkpoint.", rich_help_panel=_TRAINING),
@@ -148,6 +160,49 @@ def adapter_fields(context: typer.Context, *, only_given: bool = False) -> dict[
     if "reduction_factor" in fields:
         fields["reduction_factor"] = parse_factors(fields["reduction_factor"])
     return fields
+
+
+def folder_to_write(adapter: str) -> Path:
+    """Return the folder of an adapter that may be changed.
+
+    Args:
+        adapter: What the user typed.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: If it is not a folder of the user's.
+    """
+    if not Path(adapter).is_dir():
+        raise ConfigError(
+            f"--write changes files, and {adapter!r} is no folder. Fetch the adapter with "
+            "`hf download USER/NAME --local-dir FOLDER`, and give the folder."
+        )
+    return Path(adapter)
+
+
+def command_line(context: typer.Context) -> str:
+    """Return the command that the user typed, as one would type it in a shell.
+
+    Args:
+        context: The call of a verb.
+
+    Returns:
+        The verb and its options, with their long names, but not those of the output.
+    """
+    words = ["coda", context.info_name or ""]
+    for option in context.command.params:
+        name, value = option.name or "", context.params.get(option.name or "")
+        source = context.get_parameter_source(name)
+        if source is None or source.name != "COMMANDLINE" or name in ("as_json", "write"):
+            continue
+        if isinstance(value, bool):
+            words.append(option.opts[0] if value else option.secondary_opts[0])
+        else:
+            values = value if isinstance(value, (list, tuple)) else [value]
+            words += chain.from_iterable((option.opts[0], str(each)) for each in values)
+    return shlex.join(words)
 
 
 def parse_columns(pairs: list[str] | None) -> dict[str, str]:

@@ -1,5 +1,11 @@
 """`coda evaluate`: quality of a trained adapter on data with targets."""
 
+import typer
+
+from .._attachment import active_adapter, get_attachment
+from .._measurements import Measurement
+from .._model_card import record_measurements
+from ..assets import find_adapter
 from ..tasks.bundle import load_trained_task
 from ..tasks.data import DataSpec
 from ..tasks.inference import predict
@@ -10,6 +16,7 @@ from ._console import print_json, print_metrics
 
 
 def evaluate(
+    context: typer.Context,
     adapter: options.Adapter,
     data: options.Data,
     reduction_factor: options.Factor = None,
@@ -21,10 +28,12 @@ def evaluate(
     split: options.Split = None,
     on_bad_row: options.OnBadRow = "stop",
     limit: options.Limit = None,
+    write: options.WriteResult = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure a trained adapter by the metrics of its task."""
-    task = load_trained_task(adapter, reduction_factor=reduction_factor)
+    folder = options.folder_to_write(adapter) if write else find_adapter(adapter)
+    task = load_trained_task(folder, reduction_factor=reduction_factor)
     spec = DataSpec(
         source=data,
         text_column=text_column,
@@ -37,6 +46,17 @@ def evaluate(
     )
     rows = load_task_rows(find_task(task.name), spec, labels=task.labels)
     metrics = task.score(predict(task, rows, batch_size=batch_size, show_progress=True), rows)
+    if write:
+        config = get_attachment(task.model).configs[active_adapter(task.model)]
+        measurement = Measurement(
+            command=options.command_line(context),
+            data=data,
+            part=split,
+            rows=len(rows),
+            reduction_factor=reduction_factor or config.default_reduction_factor,
+            metrics=metrics,
+        )
+        record_measurements(folder, [measurement])
     if as_json:
         print_json({"rows": len(rows), **metrics})
     else:

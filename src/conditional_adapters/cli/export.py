@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..assets import find_adapter
 from ..tasks.bundle import load_trained_classifier, read_task
 from ..tasks.exporting import export_classifier
 from . import _options as options
@@ -28,11 +29,12 @@ def export(
     Batch size and length of texts stay open. The file's metadata hold labels, max_length and r.
     The result is run once and compared with PyTorch.
     """
-    classifier = load_trained_classifier(adapter, reduction_factor=reduction_factor)
+    folder = find_adapter(adapter)
+    classifier = load_trained_classifier(folder, reduction_factor=reduction_factor)
     exported = export_classifier(
         classifier,
         output,
-        base_model=read_task(adapter).base_model,
+        base_model=read_task(folder).base_model,
         opset=opset,
         int8=int8,
     )

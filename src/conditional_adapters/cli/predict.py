@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .._atomic import replace_text
+from ..assets import find_adapter
 from ..tasks import inference
 from ..tasks.bundle import load_trained_task
 from ..tasks.data import DataSpec
@@ -39,7 +40,7 @@ def predict(
     were read) and what the task predicts; for classification label, and scores, the probability
     of each class.
     """
-    task = load_trained_task(adapter, reduction_factor=reduction_factor)
+    task = load_trained_task(find_adapter(adapter), reduction_factor=reduction_factor)
     spec = DataSpec(
         source=data,
         text_column=text_column,

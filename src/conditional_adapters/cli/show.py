@@ -7,6 +7,7 @@ import typer
 
 from .._atomic import replace_file, replace_text
 from .._attachment import active_adapter, get_attachment
+from ..assets import find_adapter
 from ..errors import ConfigError
 from ..tasks.bundle import load_trained_classifier
 from ..tasks.data import DataSpec, load_rows
@@ -55,7 +56,7 @@ def show(
     """
     if (text is None) == (data is None):
         raise ConfigError("coda show needs either --text or --data, and not both.")
-    classifier = load_trained_classifier(adapter)
+    classifier = load_trained_classifier(find_adapter(adapter))
     if text is not None and classifier.modality != "text":
         raise ConfigError(f"{adapter} classifies images. Give them with --data, a folder or file.")
     usual, trained = _factors(classifier)

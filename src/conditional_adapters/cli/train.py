@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .._measurements import Measurement
+from .._model_card import record_measurements
 from ..analysis import count_parameters
 from ..assets import find_adapter
 from ..attach import attach
@@ -70,7 +72,7 @@ def train(
         str | None,
         typer.Option(
             help="Start from this pretrained adapter and as it was configured, except for options "
-            "that are given: a folder that coda pretrain wrote, or packaged:NAME.",
+            "that are given: a folder that coda pretrain wrote, a hub id, or packaged:NAME.",
             rich_help_panel=_ADAPTER,
         ),
     ] = None,
@@ -98,9 +100,9 @@ def train(
 ) -> None:
     """Fine-tune a model for a task with conditional adapters.
 
-    The tasks, their columns and metrics are in docs/tasks.md. Writes OUTPUT/adapter, for coda
-    evaluate, predict and bench and for load_adapter. Checkpoints and the TensorBoard log are in
-    OUTPUT as well.
+    The tasks, their columns and metrics are in docs/tasks.md. Writes OUTPUT/adapter with its model
+    card, for coda evaluate, predict and push and for load_adapter. Checkpoints and the TensorBoard
+    log are in OUTPUT as well.
     """
     fields = options.adapter_fields(context, only_given=init is not None)
     start = None if init is None else find_adapter(init)
@@ -151,6 +153,15 @@ def train(
     finetune(learner, train_rows, output=output, settings=settings, resume=resume)
     save_task(learner, output / "adapter", base_model=model)
     metrics = learner.score(predict(learner, test_rows, show_progress=True), test_rows)
+    measurement = Measurement(
+        command=options.command_line(context),
+        data=test_data or data,
+        part=f"{test_fraction:.0%} held out" if test_data is None else test_split,
+        rows=len(test_rows),
+        reduction_factor=config.default_reduction_factor,
+        metrics=metrics,
+    )
+    record_measurements(output / "adapter", [measurement])
     summary = {
         "adapter": str(output / "adapter"),
         "test_rows": len(test_rows),

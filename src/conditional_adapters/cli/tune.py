@@ -8,6 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from .._atomic import replace_file, replace_text
+from .._measurements import Measurement
+from .._model_card import record_measurements
+from ..assets import find_adapter
 from ..checkpoint import set_saved_reduction_factor
 from ..tasks.bundle import load_trained_classifier
 from ..tasks.data import DataSpec, load_rows
@@ -18,6 +21,7 @@ from ._console import format_p_value, messages, print_json, print_table
 
 
 def tune(
+    context: typer.Context,
     adapter: options.Adapter,
     data: options.Data,
     max_drop: Annotated[
@@ -50,7 +54,8 @@ def tune(
     most --max-drop points below it. By default an elastic adapter is measured at the r it was
     trained with, another at 1, 2, 3, 4, 5, 8 and 16. Use validation rows, not the test rows.
     """
-    classifier = load_trained_classifier(adapter)
+    folder = options.folder_to_write(adapter) if write else find_adapter(adapter)
+    classifier = load_trained_classifier(folder)
     factors = options.parse_factor_list(reduction_factor) or factors_to_measure(classifier)
     spec = DataSpec(
         source=data,
@@ -74,7 +79,10 @@ def tune(
     chosen = curve.choose(max_drop=max_drop)
     is_written = write and chosen is not None
     if write and chosen is not None:
-        set_saved_reduction_factor(adapter, chosen.reduction_factor)
+        set_saved_reduction_factor(folder, chosen.reduction_factor)
+        record_measurements(
+            folder, _measurements(curve, options.command_line(context), data, split)
+        )
     report = {
         "adapter": str(adapter),
         "data": data,
@@ -102,6 +110,25 @@ def tune(
         messages.print(f"written: {adapter} starts with it")
     elif write:
         messages.print(f"nothing written: {adapter} is as it was")
+
+
+def _measurements(
+    curve: FactorCurve, command: str, data: str, split: str | None
+) -> list[Measurement]:
+    return [
+        Measurement(
+            command=command,
+            data=data,
+            part=split,
+            rows=curve.num_rows,
+            reduction_factor=m.reduction_factor,
+            metrics={"accuracy": m.accuracy, "macro_f1": m.macro_f1},
+            speed_up=m.speed_up,
+            reference_factor=curve.reference.reduction_factor,
+            timed_batch=curve.batch_shape,
+        )
+        for m in curve.measurements
+    ]
 
 
 def _plot(

@@ -9,15 +9,16 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from .._adapter_files import TASK_FILE
 from .._atomic import replace_text
+from .._model_card import write_model_card
 from ..attach import set_reduction_factor
 from ..checkpoint import load_adapter, save_adapter
 from ..errors import CheckpointError
+from ..hub import find_adapter_folder
 from .kinds import CLASSIFICATION, TASKS, find_task
 from .models import Classifier
 from .task import Task
-
-TASK_FILE = "task.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class TaskRecord:
 
 
 def save_task(task: Task, directory: str | os.PathLike[str], *, base_model: str) -> Path:
-    """Write the active adapter of a task's model and its record.
+    """Write the active adapter of a task's model, its record and its model card.
 
     Args:
         task: A task whose model is conditional.
@@ -53,17 +54,22 @@ def save_task(task: Task, directory: str | os.PathLike[str], *, base_model: str)
         task=task.name, base_model=base_model, labels=task.labels, max_length=task.max_length
     )
     replace_text(path / TASK_FILE, json.dumps(asdict(record), indent=2) + "\n")
+    write_model_card(path)
     return path
 
 
 def load_trained_task(
-    directory: str | os.PathLike[str], *, reduction_factor: float | None = None
+    directory: str | os.PathLike[str],
+    *,
+    reduction_factor: float | None = None,
+    revision: str | None = None,
 ) -> Task:
     """Load the base model of a trained adapter for its task and put the adapter into it.
 
     Args:
-        directory: What `save_task` wrote.
+        directory: What `save_task` wrote, or a hub id.
         reduction_factor: Tokens per processed token; None means as trained.
+        revision: Branch, tag or commit on the Hub; None means the main branch.
 
     Returns:
         The task, its model in evaluation mode.
@@ -72,6 +78,7 @@ def load_trained_task(
         CheckpointError: If the files are missing or damaged, or do not fit the base model.
         ConfigError: If the base model cannot be loaded or the factor is out of range.
     """
+    directory = find_adapter_folder(directory, revision=revision)
     record = read_task(directory)
     task = find_task(record.task).load(
         record.base_model, record.labels, max_length=record.max_length
@@ -83,13 +90,17 @@ def load_trained_task(
 
 
 def load_trained_classifier(
-    directory: str | os.PathLike[str], *, reduction_factor: float | None = None
+    directory: str | os.PathLike[str],
+    *,
+    reduction_factor: float | None = None,
+    revision: str | None = None,
 ) -> Classifier:
     """Load the base model of a trained classifier and put the adapter into it.
 
     Args:
-        directory: What `save_task` wrote.
+        directory: What `save_task` wrote, or a hub id.
         reduction_factor: Tokens per processed token; None means as trained.
+        revision: Branch, tag or commit on the Hub; None means the main branch.
 
     Returns:
         The classifier, in evaluation mode.
@@ -99,6 +110,7 @@ def load_trained_classifier(
             another task.
         ConfigError: If the base model cannot be loaded or the factor is out of range.
     """
+    directory = find_adapter_folder(directory, revision=revision)
     name = read_task(directory).task
     if name not in CLASSIFICATION:
         raise CheckpointError(

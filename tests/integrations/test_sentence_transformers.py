@@ -1,0 +1,48 @@
+"""A conditional SentenceTransformer: the snippets of its page run, and what they make is right."""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import conditional_adapters as ca
+from conditional_adapters._attachment import adapter_parameters
+from tests.tasks.tiny_text import write_bert
+
+sentence_transformers = pytest.importorskip("sentence_transformers")
+PAGE = Path(__file__).parents[2] / "docs" / "sentence-transformers.md"
+QUESTIONS = [f"cat {'oak' * (i % 3)} {i}" for i in range(16)]
+ANSWERS = [f"{i} dog elm" for i in range(16)]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_it_encodes_trains_saves_and_loads_as_the_page_says(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    write_bert("base", ["cat", "dog", "oak", "elm"])
+    sentence_transformers.SentenceTransformer("base").save_pretrained("search-base")  # mean pooling
+
+    train, reload = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    scope: dict = {"questions": QUESTIONS, "answers": ANSWERS}
+    for code in (train, reload):
+        exec(code.replace("sentence-transformers/all-MiniLM-L6-v2", "search-base"), scope)
+
+    model, again = scope["model"], scope["again"]
+    dense = sentence_transformers.SentenceTransformer("search-base")
+    trained = dict(adapter_parameters(model[0].auto_model, "default"))
+    assert all(p.isfinite().all() for p in trained.values())
+    assert any("adapter.up" in name and p.abs().max() > 0 for name, p in trained.items())
+    frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
+    before = dict(dense.named_parameters())
+    assert len(frozen & set(before)) > 20
+    after = dict(model.named_parameters())
+    assert all(torch.equal(after[name], before[name]) for name in frozen & set(before))
+    assert "model.safetensors" not in os.listdir("my-search")
+
+    assert not np.allclose(scope["embeddings"], dense.encode(QUESTIONS), atol=1e-3)
+    assert not np.allclose(scope["faster"], scope["embeddings"], atol=1e-4)
+    ca.set_reduction_factor(again[0].auto_model, 2)
+    np.testing.assert_array_equal(again.encode(QUESTIONS), scope["embeddings"])
