@@ -58,6 +58,7 @@ LAYERS = [
     {"integrations"},
     {"tasks"},
     {"training"},
+    {"demo"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

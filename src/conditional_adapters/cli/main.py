@@ -7,7 +7,7 @@ import typer
 
 from .._version import __version__
 from ..errors import ConditionalAdapterError
-from . import bench, evaluate, export, predict, pretrain, quickstart, show, train, tune
+from . import bench, demo, evaluate, export, predict, pretrain, quickstart, show, train, tune
 from ._console import messages
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command()(tune.tune)
 app.command()(predict.predict)
 app.command()(export.export)
 app.command()(show.show)
+app.command()(demo.demo)
 app.command()(bench.bench)
 
 
