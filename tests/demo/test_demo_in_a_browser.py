@@ -58,7 +58,8 @@ def open_demo(browser, monkeypatch):
         page.close()
     for app in apps:
         app.close(verbose=False)
-    assert not complaints
+    # Gradio's client says this whenever it closes a stream of events.
+    assert set(complaints) <= {"Method not implemented."}
     assert {re.sub(r"^(\w+://[^:/]+).*", r"\1", url) for url in fetched} <= {"http://127.0.0.1"}
     hosts = {address[0] for address in called if isinstance(address, tuple)}
     assert hosts <= {"127.0.0.1", "localhost", "::1"}

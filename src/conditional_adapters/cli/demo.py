@@ -38,10 +38,11 @@ def demo(
     directory = adapter or _default_adapter()
     record = read_task(directory)
     demonstration = Demonstration(load_trained_task(directory))
+    purpose = record.task.replace("-", " ").capitalize()
     app = build_app(
         demonstration,
         title="Conditional adapters",
-        description=f"{record.task.replace('-', ' ')} with {record.base_model}, adapter {directory}",
+        description=f"{purpose} with {record.base_model}, adapter {directory}",
     )
     url = serve(app, host=host, port=port, open_browser=browser)
     messages.print(f"open {url}\nstop with Ctrl-C")

@@ -57,10 +57,8 @@ def build_app(
                 )
             with gr.Column(scale=3, min_width=300):
                 result = gr.HTML(elem_id="result", apply_default_css=False)
-        events = [app.load, slider.input]
-        events += [content.input] if demonstration.kind == "text" else [content.change]
         gr.on(
-            events,
+            [app.load, slider.input, content.change],
             demonstration.show,
             inputs=[content, slider],
             outputs=result,

@@ -4,9 +4,8 @@ Dense is the same adapter at r = 1, as in `coda show`. Whatever a person types o
 answer or a message; only errors of ours get through.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,8 +159,8 @@ class Demonstration:
             if num_tokens > limit:
                 words = f"its last {row.num_cut_words:,} words" if row.num_cut_words else "its end"
                 notes.append(
-                    f"The text has {num_tokens:,} tokens and was cut at {limit:,}: the model did not "
-                    f"see {words}."
+                    f"The text has {num_tokens:,} tokens and was cut at {limit:,}: the model did "
+                    f"not see {words}."
                 )
         if factor not in self.trained:
             listed = " and ".join(f"{known:g}" for known in self.trained)
