@@ -36,7 +36,7 @@ def test_the_python_of_the_page_runs(page, tmp_path, monkeypatch) -> None:
         assert scope["run"].reduction_factor == 4
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, "docs/demo.md"])
 def test_the_commands_of_the_page_exist_with_their_options(page) -> None:
     (block,) = snippets(page, "bash")
     lines = block.splitlines()

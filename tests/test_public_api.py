@@ -62,6 +62,7 @@ LAYERS = [
     {"integrations"},
     {"tasks"},
     {"training"},
+    {"demo"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

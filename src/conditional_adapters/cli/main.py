@@ -7,7 +7,7 @@ import typer
 
 from .._version import __version__
 from ..errors import ConditionalAdapterError
-from . import bench, evaluate, export, predict, pretrain, push, quickstart, show, train, tune
+from . import bench, demo, evaluate, export, predict, pretrain, push, quickstart, show, train, tune
 from ._console import messages
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command()(predict.predict)
 app.command()(export.export)
 app.command()(show.show)
 app.command()(push.push)
+app.command()(demo.demo)
 app.command()(bench.bench)
 
 

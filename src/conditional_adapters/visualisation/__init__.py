@@ -4,7 +4,8 @@
 processed it, `plot_patch_map` images with their patches coloured in the same way.
 `plot_layer_token_heatmap` shows which token ran in which layer, `plot_quality_curve` what a
 reduction factor costs and buys. All return a `matplotlib.figure.Figure` to save; nothing is shown
-and pyplot is never imported. `render_routing_page` returns an HTML page with a slider for r.
+and pyplot is never imported. `render_routing_page` returns an HTML page with a slider for r,
+`render_routing_fragment` a part of a page.
 Drawing needs matplotlib and Jinja (extra `cli`), importing this package does not.
 """
 
@@ -13,6 +14,8 @@ from .patch_map import plot_patch_map as plot_patch_map
 from .quality_curve import plot_quality_curve as plot_quality_curve
 from .routing_page import RoutedRow as RoutedRow
 from .routing_page import RoutedRun as RoutedRun
+from .routing_page import fragment_style as fragment_style
+from .routing_page import render_routing_fragment as render_routing_fragment
 from .routing_page import render_routing_page as render_routing_page
 from .token_map import RoutedDocument as RoutedDocument
 from .token_map import plot_layer_token_heatmap as plot_layer_token_heatmap

@@ -61,9 +61,11 @@ class RoutedRow:
         gold: Its right class; None if unknown.
         tokens: Name of each token.
         is_routed: For each layer, whether it chooses tokens; the others process all.
-        dense_probabilities: Of each class, when every layer processes every token (r = 1).
+        dense_probabilities: Of each class, when every layer processes every token (r = 1); empty
+            where nothing is classified.
         runs: One per reduction factor, ascending; the same factors for all rows of a page.
         num_cut_words: Words behind the point where the tokenizer truncated the text.
+        units: What the parts of a picture are called.
     """
 
     heading: str
@@ -73,6 +75,7 @@ class RoutedRow:
     dense_probabilities: Sequence[float]
     runs: Sequence[RoutedRun]
     num_cut_words: int = 0
+    units: str = "patches"
 
 
 def render_routing_page(
@@ -111,9 +114,7 @@ def render_routing_page(
         num_layers=num_layers,
         ticks=_ticks(num_layers),
         levels=range(_STEPS + 1),
-        light=_colours(np.linspace(0, 1, _STEPS + 1)),
-        dark=_colours(np.linspace(*_DARK_RANGE, _STEPS + 1), _DARK_COLORMAP),
-        style=environment.get_template("routing.css").render(),
+        style=environment.get_template("routing.css").render(_schemes()),
         script=script,
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         data={
@@ -122,6 +123,51 @@ def render_routing_page(
             "rows": [row["data"] for row in shown],
         },
     )
+
+
+def render_routing_fragment(row: RoutedRow, *, labels: Sequence[str]) -> str:
+    """Write one run of a row as a part of another page, without slider and script.
+
+    Args:
+        row: What to show, with exactly one run.
+        labels: Class names in the order of the probabilities; empty where nothing is classified.
+
+    Returns:
+        HTML to put into an element of the class `coda`, on a page with `fragment_style`.
+
+    Raises:
+        RoutingError: If the row has not one run.
+    """
+    if len(row.runs) != 1:
+        raise RoutingError(f"a fragment shows 1 run, got {len(row.runs)}. Choose one.")
+    num_layers = sum(row.is_routed)
+    return (
+        _environment()
+        .get_template("fragment.html")
+        .render(
+            row=_row(row, labels, num_layers, start=0),
+            factor=f"{row.runs[0].reduction_factor:g}",
+            levels=range(_STEPS + 1),
+            ticks=_ticks(num_layers),
+            num_layers=num_layers,
+        )
+    )
+
+
+def fragment_style() -> str:
+    """Write the style of fragments: dark within an element of the class `dark`, light elsewhere.
+
+    Returns:
+        CSS, all of whose rules are confined to elements of the class `coda`.
+    """
+    return _environment().get_template("fragment.css").render(_schemes())
+
+
+def _schemes() -> dict[str, list[dict[str, str]]]:
+    return {
+        "light": _colours(np.linspace(0, 1, _STEPS + 1)),
+        "dark": _colours(np.linspace(*_DARK_RANGE, _STEPS + 1), _DARK_COLORMAP),
+    }
 
 
 def _environment() -> "jinja2.Environment":
@@ -143,7 +189,7 @@ def _row(row: RoutedRow, labels: Sequence[str], num_layers: int, start: int) -> 
     counts = [_counts(run.view) for run in row.runs]
     listed = _listed_classes(row)
     layers = [_layers(run.processed) for run in row.runs]
-    verdicts = [_verdict(row, run, labels) for run in row.runs]
+    verdicts = [_verdict(row, run, labels) for run in row.runs] if labels else []
     return {
         "heading": row.heading,
         "gold": row.gold,
@@ -152,6 +198,7 @@ def _row(row: RoutedRow, labels: Sequence[str], num_layers: int, start: int) -> 
         "num_hidden_classes": len(labels) - len(listed),
         "words": view.words if isinstance(view, RoutedDocument) else None,
         "num_cut_words": row.num_cut_words,
+        "units": row.units,
         "image": None if isinstance(view, RoutedDocument) else _image(view),
         "tokens": row.tokens,
         "is_routed": list(reversed(row.is_routed)),
