@@ -87,9 +87,9 @@ class ConditionalLayer(DynamicSubclass):
         rows: AdapterRows | None = arguments.pop(ROWS_ARGUMENT, None)
         if rows is not None:
             rows.check(hidden_states, f"a {self.coda_original_class.__name__}")
+            mixed = MixedAdapters(self.coda_adapters, rows)
             with self.coda_scope.entered(rows):
-                parts = MixedAdapters(self.coda_adapters, rows)
-                return self._coda_run(parts, hidden_states, arguments, context)
+                return self._coda_run(mixed, hidden_states, arguments, context)
         if self.coda_active is None:
             return super().forward(hidden_states, **arguments)
         parts = self.coda_part(self.coda_active)

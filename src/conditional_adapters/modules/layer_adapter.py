@@ -68,9 +68,7 @@ class LayerAdapter(nn.Module):
         factor = context.reduction_factor or self.reduction_factor
         return None if factor == 1 else _budget(seq, factor, context, ends)
 
-    def route(
-        self, states: Float[Tensor, "batch seq hidden"], budget: Budget
-    ) -> RoutingDecision:
+    def route(self, states: Float[Tensor, "batch seq hidden"], budget: Budget) -> RoutingDecision:
         """Choose the tokens."""
         decision: RoutingDecision = cast("Router", self.router)(states, budget)
         return decision
@@ -100,7 +98,9 @@ class MixedAdapters:
     def __init__(self, adapters: nn.ModuleDict, rows: AdapterRows) -> None:
         self.rows = rows
         self.parts = {
-            name: cast("LayerAdapter", adapters[name]) if name in adapters else None
+            name: None
+            if name is None or name not in adapters
+            else cast("LayerAdapter", adapters[name])
             for name in rows.names
         }
         overrides = rows.factors or (None,) * len(rows.names)
@@ -134,11 +134,11 @@ class MixedAdapters:
             return None
         if len(set(factors)) == 1:
             return _budget(seq, factors[0], context, ends)
-        device, minimum = self.rows.index.device, max(sum(ends), 1)
-        per_row = torch.tensor(factors, dtype=torch.float64, device=device)[self.rows.index]
+        device, minimum = self.rows.places.device, max(sum(ends), 1)
+        per_row = torch.tensor(factors, dtype=torch.float64, device=device)[self.rows.places]
         lengths, token_mask, longest = context.lengths, context.token_mask, context.longest
         if token_mask is None or lengths is None:
-            shape = (len(self.rows.index), seq)
+            shape = (len(self.rows.places), seq)
             token_mask = torch.ones(shape, dtype=torch.bool, device=device)
             lengths = token_mask.sum(-1)
         elif not hides_padding and 1 in factors:
@@ -154,9 +154,7 @@ class MixedAdapters:
             num_suffix_tokens=ends[1],
         )
 
-    def route(
-        self, states: Float[Tensor, "batch seq hidden"], budget: Budget
-    ) -> RoutingDecision:
+    def route(self, states: Float[Tensor, "batch seq hidden"], budget: Budget) -> RoutingDecision:
         """Choose the tokens of each row as its own router does."""
 
         def settings(name: str | None) -> tuple[object, ...] | None:
@@ -214,9 +212,7 @@ class MixedAdapters:
         return None if part is None or self.factors[name] == 1 else part.router
 
 
-def _budget(
-    seq: int, factor: float, context: SequenceContext, ends: tuple[int, int]
-) -> Budget:
+def _budget(seq: int, factor: float, context: SequenceContext, ends: tuple[int, int]) -> Budget:
     """Turn lengths into slots: k from the longest row, fewer for shorter ones."""
     minimum = max(sum(ends), 1)
     top_k = _slots(seq if context.longest is None else context.longest, factor, minimum, seq)

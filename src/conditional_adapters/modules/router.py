@@ -109,9 +109,7 @@ class Router(nn.Module):
         """
         return self.decide(self.score(states, budget), budget)
 
-    def decide(
-        self, router_logits: Float[Tensor, "batch seq"], budget: Budget
-    ) -> RoutingDecision:
+    def decide(self, router_logits: Float[Tensor, "batch seq"], budget: Budget) -> RoutingDecision:
         """Decide for a batch whose scores are known."""
         if budget.token_mask is None:
             return self._decide_unpadded(router_logits, budget)

@@ -9,6 +9,7 @@ checkpointing computes again therefore computes with the adapters that it had.
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ class AdapterRows(NamedTuple):
 
     names: tuple[str | None, ...]  # distinct; None: the pretrained model without an adapter
     members: tuple[Int[Tensor, " rows"], ...]  # the rows of each name
-    index: Int[Tensor, " batch"]  # the place of each row's name in `names`
+    places: Int[Tensor, " batch"]  # where the name of each row is in `names`
     factors: tuple[float | None, ...] = ()  # override the layers' own (elastic training)
 
     def check(self, states: Shaped[Tensor, "..."], what: str) -> None:
@@ -42,9 +43,9 @@ class AdapterRows(NamedTuple):
         Raises:
             RoutingError: If it is another number.
         """
-        if states.dim() == 0 or len(states) != len(self.index):
+        if states.dim() == 0 or len(states) != len(self.places):
             raise RoutingError(
-                f"adapter_names has {len(self.index)} entries, but {what} got a tensor of shape "
+                f"adapter_names has {len(self.places)} entries, but {what} got a tensor of shape "
                 f"{list(states.shape)}. Give one name (or None) for each row of the batch. If you "
                 "did, this module does not see the rows, and adapters that train it cannot share "
                 "a batch: call set_adapter(model, name) and run the rows of each adapter."
@@ -54,16 +55,18 @@ class AdapterRows(NamedTuple):
         """Return `[batch, ...]`: for each row, the value of its adapter."""
         stacked = torch.stack([*values])
         # With a row for each adapter, the rows are in the order of the names already.
-        return stacked if len(values) == len(self.index) else stacked[self.index]
+        return stacked if len(values) == len(self.places) else stacked[self.places]
 
     def take(self, positions: Sequence[int]) -> "AdapterRows":
         """Return the part of some names; its rows are numbered in the order of the names."""
         sizes = [len(self.members[position]) for position in positions]
-        numbers = torch.arange(sum(sizes), device=self.index.device)
+        members = torch.arange(sum(sizes), device=self.places.device).tensor_split(
+            list(accumulate(sizes))[:-1]
+        )
         return AdapterRows(
             tuple(self.names[position] for position in positions),
-            numbers.split(sizes),
-            torch.cat([torch.full_like(n, i) for i, n in enumerate(numbers.split(sizes))]),
+            members,
+            torch.cat([torch.full_like(rows, place) for place, rows in enumerate(members)]),
             tuple(self.factors[position] for position in positions) if self.factors else (),
         )
 

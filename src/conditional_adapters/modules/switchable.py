@@ -32,7 +32,7 @@ class SwitchableModule(DynamicSubclass):
         copies, rows = self.coda_copies, self.coda_scope.rows
 
         def copy_of(name: str | None) -> str | None:
-            return name if name in copies else None
+            return name if name is not None and name in copies else None
 
         def answer(name: str | None) -> Callable[..., Any]:
             return original if copy_of(name) is None else copies[cast("str", name)]
