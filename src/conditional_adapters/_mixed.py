@@ -5,7 +5,7 @@ of the model, where norms and heads look them up and from where the hook hands t
 as an argument (`modules.rows`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -60,7 +60,6 @@ class AdapterNamesHook:
         if names is None:
             return args, others
         self._check(names)
-        names = _of_beams(names, others.get("encoder_outputs"))
         rows = adapter_rows(
             names,
             device=next(model.parameters()).device,
@@ -100,11 +99,3 @@ class AdapterNamesHook:
         """Draw a reduction factor for an elastic adapter in training."""
         elastic = () if name is None else self.attachment.configs[name].elastic_factors
         return elastic[int(torch.randint(len(elastic), ()))] if elastic else None
-
-
-def _of_beams(names: Sequence[str | None], encoder_outputs: Any) -> Sequence[str | None]:  # noqa: ANN401
-    """Repeat each name for the beams of its row, which only the decoder has."""
-    if encoder_outputs is None:
-        return names
-    beams, rest = divmod(len(encoder_outputs[0]), len(names))
-    return [name for name in names for _ in range(beams)] if beams and not rest else names
