@@ -50,6 +50,7 @@ LAYERS = [
     {"architectures"},
     {"_sites"},
     {"_attachment"},
+    {"_mixed"},
     {"_build"},
     {"attach"},
     {"_adapter_files"},

@@ -13,7 +13,7 @@ from torch import nn
 from ._sites import find_sites, transformers_model
 from .config import ConditionalAdapterConfig
 from .errors import AttachmentError
-from .modules import ConditionalLayer, SwitchableModule
+from .modules import ConditionalLayer, RowScope, SwitchableModule
 from .modules.sequence import ContextHook
 
 ATTRIBUTE = "coda_attachment"  # where a transformers model has its attachment
@@ -31,11 +31,12 @@ class Attachment:
     """The state of a conditional model that is not in its layers."""
 
     hooks: tuple[ContextHook, ...]
-    handles: tuple[Removable, ...]
+    handles: tuple[Removable, ...] = ()
     configs: dict[str, ConditionalAdapterConfig] = field(default_factory=dict)
     heads: dict[str, tuple[str, ...]] = field(default_factory=dict)  # paths of copied task heads
     trainable: tuple[str, ...] = ()  # parameters that were trainable before
     active: str | None = None
+    scope: RowScope = field(default_factory=RowScope)  # the calls that name adapters row by row
 
 
 def is_attached(model: nn.Module) -> bool:

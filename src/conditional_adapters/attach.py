@@ -23,9 +23,11 @@ from ._attachment import (
     switch,
 )
 from ._build import build_adapter
+from ._mixed import AdapterNamesHook
 from ._sites import Sites, find_sites, head_names, transformers_model
 from .config import ConditionalAdapterConfig, check_reduction_factor
 from .errors import AttachmentError, ConfigError
+from .modules import RowScope
 from .modules._subclass import restore
 from .modules.attention import IMPLEMENTATIONS
 from .modules.sequence import ContextHook, RelayedContextHook
@@ -75,15 +77,21 @@ def attach(
     heads = _check(sites, config, adapter_name)
     spec = sites.spec
     hook_class = ContextHook if spec.passes_context else RelayedContextHook
+    scope = RowScope()
     hooks = tuple(
-        hook_class(source, spec.mask_argument, spec.token_mask) for source in sites.mask_sources
+        hook_class(source, spec.mask_argument, spec.token_mask, scope)
+        for source in sites.mask_sources
     )
-    handles = tuple(
+    attachment = Attachment(hooks, trainable=_trainable_names(sites.model), scope=scope)
+    # First the hook that takes the names of adapters: the others ask whether there are any.
+    attachment.handles = AdapterNamesHook(attachment).register(
+        [sites.model, sites.inner, sites.inner.base_model, *sites.mask_sources],
+        [*sites.encoder_layers, *(sites.decoder_layers or ())],
+    ) + tuple(
         handle
         for source, hook in zip(sites.mask_sources, hooks, strict=True)
         for handle in hook.register(source, sites.encoder_layers)
     )
-    attachment = Attachment(hooks, handles, trainable=_trainable_names(sites.model))
     if not _has_peft_layers(model):
         sites.model.requires_grad_(False)
     setattr(sites.model, ATTRIBUTE, attachment)
@@ -243,6 +251,8 @@ def _register(
     attachment = get_attachment(model)
     attachment.configs[adapter_name] = config
     attachment.heads[adapter_name] = heads
+    for _, module, _ in adapter_parts(model):
+        module.coda_scope = attachment.scope
     set_adapter(model, adapter_name)
 
 

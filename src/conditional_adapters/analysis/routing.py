@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from .._attachment import active_adapter, conditional_layers
 from .._sites import find_sites
+from ..errors import AttachmentError
 from ..modules import RoutingDecision
+from ..modules.rows import ROWS_ARGUMENT
 from ..modules.sequence import CONTEXT_ARGUMENT
 
 
@@ -73,7 +75,7 @@ def record_routing(model: nn.Module) -> Iterator[RoutingRecord]:
         the model runs under `torch.no_grad()`.
 
     Raises:
-        AttachmentError: If the model has no active adapter.
+        AttachmentError: If the model has no active adapter, or is called with `adapter_names`.
 
     Example:
         >>> with record_routing(model) as routing:
@@ -117,6 +119,12 @@ class _Recorder:
         self.record.token_mask = None
 
     def store_mask(self, layer: nn.Module, args: object, kwargs: dict[str, Any]) -> None:
+        if kwargs.get(ROWS_ARGUMENT) is not None:
+            raise AttachmentError(
+                "record_routing records the routers of the active adapter, and this call names "
+                "adapters row by row. Call set_adapter(model, name) and run the rows of each "
+                "adapter without adapter_names."
+            )
         context = kwargs.get(CONTEXT_ARGUMENT)
         self.record.token_mask = None if context is None else context.token_mask
 

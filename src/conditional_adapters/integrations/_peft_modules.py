@@ -14,6 +14,7 @@ So no parameter is recognised by a prefix of its name, and names in files are th
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -212,9 +213,8 @@ class PeftSwitchableModule(_OwnsParameters, SwitchableModule, ModulesToSaveWrapp
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Call the active copy, or the original module; PEFT's forward is not asked."""
-        if self.coda_active is not None and self.coda_active in self.coda_copies:
-            return self.coda_copies[self.coda_active](*args, **kwargs)
-        return self.coda_original_class.forward(self, *args, **kwargs)
+        original = partial(self.coda_original_class.forward, self)
+        return self._coda_answer(original, args, kwargs)
 
 
 def find_switch(model: nn.Module) -> AdapterSwitch | None:

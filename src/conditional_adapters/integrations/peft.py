@@ -12,8 +12,8 @@ mappings that it would fill (docs/peft.md has the tested versions).
 import copy
 import enum
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import InitVar, dataclass, fields
 from typing import Any
 
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from .._adapter_files import PEFT_TYPE
 from .._attachment import get_attachment, is_attached
+from .._mixed import NAMES_ARGUMENT
 from .._sites import transformers_model
 from .._version import __version__
 from ..attach import add_adapter, attach, detach
@@ -44,6 +45,7 @@ __all__ = ["ConditionalAdapterPeftConfig", "register"]
 _DEFAULTS = ConditionalAdapterConfig()
 # PEFT looks for parameters by a prefix in some places; adapter names and paths have no colons.
 _NO_PREFIX = "::"
+_BASE_MODEL = "__base__"  # PEFT's name for rows without an adapter
 # What PEFT's classes for tasks append to `modules_to_save`.
 _HEADS_OF_TASKS = (["classifier", "score"], ["qa_outputs"])
 # PEFT tells adapters apart by their names between dots; these stand there in every adapter.
@@ -197,6 +199,27 @@ class ConditionalAdapterTuner(BaseTuner):
         switch = introduce_to_peft(model)
         switch.activate(active)
         switch.set_requires_grad(adapter_name, adapter_name in active and not config.inference_mode)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: object, **kwargs: Any) -> Iterator[None]:  # noqa: ANN401
+        """Hand `adapter_names`, which PeftModel keeps to itself, to the model inside."""
+        names = kwargs.get(NAMES_ARGUMENT)
+        if names is None:
+            yield
+            return
+        own = [None if name == _BASE_MODEL else name for name in names]
+
+        def add(
+            model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            return args, {**kwargs, NAMES_ARGUMENT: own}
+
+        model = transformers_model(self.model)
+        handle = model.register_forward_pre_hook(add, prepend=True, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def unload(self) -> nn.Module:
         """Remove all adapters.

@@ -8,11 +8,13 @@ from .attention import MaskRoutedAttention as MaskRoutedAttention
 from .attention import RoutedAttention as RoutedAttention
 from .attention import RoutedTokens as RoutedTokens
 from .conditional_layer import ConditionalLayer as ConditionalLayer
-from .conditional_layer import LayerAdapter as LayerAdapter
 from .conditional_layer import LayerPlan as LayerPlan
 from .conformer import ConditionalConformerLayer as ConditionalConformerLayer
 from .conformer import ConformerAttention as ConformerAttention
+from .layer_adapter import LayerAdapter as LayerAdapter
 from .router import Router as Router
 from .router import RoutingDecision as RoutingDecision
+from .rows import AdapterRows as AdapterRows
+from .rows import RowScope as RowScope
 from .sequence import SequenceContext as SequenceContext
 from .switchable import SwitchableModule as SwitchableModule

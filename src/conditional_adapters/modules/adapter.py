@@ -1,11 +1,13 @@
 """The light branch: a bottleneck that every token passes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+
+from .rows import AdapterRows
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
@@ -73,3 +75,31 @@ class ParallelAdapter(nn.Module):
         """Describe the sizes for `print(model)`."""
         dim, hidden = self.down.shape
         return f"hidden_size={hidden}, adapter_dim={dim}, activation={self.activation}"
+
+
+def adapt_rows(
+    adapters: Sequence[ParallelAdapter],
+    rows: AdapterRows,
+    states: Float[Tensor, "batch seq hidden"],
+    residual: Float[Tensor, "batch seq hidden"],
+) -> Float[Tensor, "batch seq hidden"]:
+    """Add to each row of `residual` the update of its own adapter.
+
+    Args:
+        adapters: One for each name of `rows`, of one width and activation.
+        rows: Whose row is whose.
+        states: What the adapters read.
+        residual: What they add to. Not changed.
+
+    Returns:
+        What each adapter's forward gives for its rows.
+    """
+    if len(adapters) == 1:
+        updated: Tensor = adapters[0](states, residual)
+        return updated
+    down = rows.spread([adapter.down for adapter in adapters]).to(states.dtype)
+    up = rows.spread([adapter.up for adapter in adapters]).to(states.dtype)
+    inner = ACTIVATIONS[adapters[0].activation](torch.bmm(states, down.mT))
+    if inner.dtype == residual.dtype and not torch.is_autocast_enabled(states.device.type):
+        return torch.baddbmm(residual, inner, up.mT)
+    return (residual + torch.bmm(inner, up.mT)).to(residual.dtype)

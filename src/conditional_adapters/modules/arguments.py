@@ -26,6 +26,9 @@ class TokenAxis(Enum):
     PADDING_MASK = "padding_mask"  # as PAIR, hiding nothing but padding
 
 
+MASKS = (TokenAxis.PAIR_MASK, TokenAxis.PADDING_MASK)
+
+
 class TokenSelection(NamedTuple):
     """Which tokens a frozen layer processes, and which of them others may attend to."""
 
@@ -56,7 +59,7 @@ def gather_arguments(
     gathered = dict(arguments)
     for name, axis in axes.items():
         value = arguments.get(name)
-        if axis in (TokenAxis.PAIR_MASK, TokenAxis.PADDING_MASK):
+        if axis in MASKS:
             drops = axis is TokenAxis.PADDING_MASK and selection.is_padding_only
             gathered[name] = _gather_mask(value, selection, drops, dtype)
         elif isinstance(value, Tensor | tuple):

@@ -9,20 +9,19 @@ and its update, times the routing weight m, is added back to their places.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..ops import clamp_size, gather_tokens, scatter_add_tokens_, token_budget
+from ..ops import gather_tokens, scatter_add_tokens_
 from ._subclass import DynamicSubclass
-from .adapter import ParallelAdapter
-from .arguments import TokenAxis, TokenSelection, gather_arguments
+from .arguments import MASKS, TokenAxis, TokenSelection, gather_arguments
 from .attention import ROUTED_ARGUMENT, RoutedAttention, RoutedTokens
-from .router import Budget, Router, RoutingDecision
+from .layer_adapter import AttentionMode, LayerAdapter, MixedAdapters
+from .router import Budget, RoutingDecision
+from .rows import ROWS_ARGUMENT, AdapterRows, RowScope
 from .sequence import CONTEXT_ARGUMENT, SequenceContext, sequence_context
-
-AttentionMode = Literal["k_to_k", "k_to_all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,36 +53,13 @@ class LayerPlan:
     prepare_arguments: Callable[[nn.Module, Tensor, dict[str, Any]], None] | None = None
 
 
-class LayerAdapter(nn.Module):
-    """What one adapter adds to one layer.
-
-    Args:
-        adapter: The light branch.
-        router: Chooses the tokens; None keeps the layer dense.
-        reduction_factor: r, the run-time ratio of all tokens to processed ones.
-        attention_mode: Whether chosen tokens attend to each other or to all tokens.
-    """
-
-    def __init__(
-        self,
-        adapter: ParallelAdapter,
-        router: Router | None,
-        reduction_factor: float,
-        attention_mode: AttentionMode = "k_to_k",
-    ) -> None:
-        super().__init__()
-        self.attention_mode = attention_mode
-        self.adapter = adapter
-        self.router = router
-        self.reduction_factor = reduction_factor
-
-
 class ConditionalLayer(DynamicSubclass):
     """Mixin that makes a layer conditional; see the module's docstring."""
 
     coda_plan: LayerPlan
     coda_adapters: nn.ModuleDict
     coda_active: str | None
+    coda_scope: RowScope
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Run hooks and `forward`; see there."""
@@ -95,35 +71,57 @@ class ConditionalLayer(DynamicSubclass):
         return super().__call__(hidden_states, *args, **kwargs)
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Run the layer as the active adapter says.
+        """Run the layer as the active adapter says, or the adapters of the rows.
 
         Args:
             hidden_states: Layer input, `[batch, seq, hidden]`.
             *args: The layer's other arguments.
-            **kwargs: The same by name, and a `SequenceContext` under `CONTEXT_ARGUMENT`.
+            **kwargs: The same by name, a `SequenceContext` under `CONTEXT_ARGUMENT`, and
+                `AdapterRows` under `ROWS_ARGUMENT` if rows have adapters of their own.
 
         Returns:
             What the layer returns, with states for all `seq` tokens.
         """
         arguments = {**dict(zip(self.coda_plan.argument_names, args, strict=False)), **kwargs}
         context = arguments.pop(CONTEXT_ARGUMENT, None)
+        rows: AdapterRows | None = arguments.pop(ROWS_ARGUMENT, None)
+        if rows is not None:
+            rows.check(hidden_states, f"a {self.coda_original_class.__name__}")
+            mixed = MixedAdapters(self.coda_adapters, rows)
+            with self.coda_scope.entered(rows):
+                return self._coda_run(mixed, hidden_states, arguments, context)
         if self.coda_active is None:
             return super().forward(hidden_states, **arguments)
-        parts, plan = self.coda_part(self.coda_active), self.coda_plan
+        parts = self.coda_part(self.coda_active)
+        return self._coda_run(parts, hidden_states, arguments, context)
+
+    def _coda_run(
+        self,
+        parts: LayerAdapter | MixedAdapters,
+        hidden_states: Tensor,
+        arguments: dict[str, Any],
+        context: SequenceContext | None,
+    ) -> Any:  # noqa: ANN401
+        plan = self.coda_plan
         normalised = self._coda_normalise(hidden_states)
-        factor = 1.0
-        if parts.router is not None:
+        budget = None
+        if parts.is_routed:
             if context is None:
                 context = sequence_context(arguments.get("attention_mask"))
-            factor = context.reduction_factor or parts.reduction_factor
-        if parts.router is None or factor == 1:
+            masks = [arguments.get(name) for name, axis in plan.gathered.items() if axis in MASKS]
+            budget = parts.budget(
+                hidden_states.shape[1],
+                context,
+                (plan.num_prefix_tokens, plan.num_suffix_tokens),
+                hides_padding=any(mask is not None for mask in masks),
+            )
+        if context is None or budget is None:
             output = super().forward(hidden_states, **arguments)
-            return _with_states(output, parts.adapter(normalised, _states(output)))
+            return _with_states(output, parts.adapt(normalised, _states(output)))
 
         if plan.prepare_arguments is not None:
             plan.prepare_arguments(self, hidden_states, arguments)
-        budget = _budget(hidden_states.shape[1], factor, context, plan)
-        decision: RoutingDecision = parts.router(normalised, budget)
+        decision = parts.route(normalised, budget)
         selection = _selection(decision, budget, context, parts.attention_mode)
         chosen = gather_tokens(hidden_states, selection.indices)
         gathered = gather_arguments(arguments, plan.gathered, selection, chosen.dtype)
@@ -138,7 +136,7 @@ class ConditionalLayer(DynamicSubclass):
         weights = decision.selected_weights.to(chosen.dtype).unsqueeze(-1)
         update = _states(output) - chosen
         update = update * weights if torch.is_grad_enabled() else update.mul_(weights)
-        light = parts.adapter(normalised, hidden_states)
+        light = parts.adapt(normalised, hidden_states)
         states = scatter_add_tokens_(light, selection.indices, update)
         carried = {i: arguments[name] for i, name in plan.carried_outputs.items()}
         return _with_states(output, states, carried)
@@ -162,31 +160,12 @@ class ConditionalLayer(DynamicSubclass):
         return hidden_states if name is None else self.get_submodule(name)(hidden_states)
 
 
-def _budget(seq: int, factor: float, context: SequenceContext, plan: LayerPlan) -> Budget:
-    """Turn lengths into slots: k from the longest row, fewer for shorter ones."""
-    minimum = max(plan.num_prefix_tokens + plan.num_suffix_tokens, 1)
-    longest = seq if context.longest is None else context.longest
-    top_k = clamp_size(token_budget(longest, factor, minimum=minimum), 1, seq)
-    per_row = None
-    if context.lengths is not None:
-        shortest = context.shortest
-        if shortest is None or token_budget(shortest, factor, minimum=minimum) < top_k:
-            per_row = token_budget(context.lengths, factor, minimum=minimum)
-    return Budget(
-        top_k=top_k,
-        per_row=per_row,
-        token_mask=context.token_mask,
-        num_prefix_tokens=plan.num_prefix_tokens,
-        num_suffix_tokens=plan.num_suffix_tokens,
-    )
-
-
 def _selection(
     decision: RoutingDecision, budget: Budget, context: SequenceContext, mode: AttentionMode
 ) -> TokenSelection:
     """Tell which tokens are queries and which are keys."""
     is_selected = None if budget.per_row is None else decision.is_selected
-    is_attended = context.token_mask if mode == "k_to_all" else is_selected
+    is_attended = budget.token_mask if mode == "k_to_all" else is_selected
     if is_attended is not None:
         # A row without any token would attend to nothing, which softmax answers with NaN.
         is_attended = is_attended | ~is_attended.any(-1, keepdim=True)

@@ -41,6 +41,16 @@ class Budget:
     num_suffix_tokens: int = 0  # the same, the last tokens of each row
 
 
+def score_tokens(
+    states: Float[Tensor, "batch seq hidden"], weight: Float[Tensor, "*rows hidden"]
+) -> Float[Tensor, "batch seq"]:
+    """Return the scores of tokens in float32, by one vector or by one per row of the batch."""
+    with torch.autocast(states.device.type, enabled=False):
+        # A matrix-vector product would round equal tokens differently, by their place.
+        scores: Tensor = torch.linalg.vecdot(states.float(), weight.float())
+    return scores
+
+
 class Router(nn.Module):
     """Score tokens, choose the best and weigh them.
 
@@ -81,6 +91,12 @@ class Router(nn.Module):
             self.weight = nn.Parameter(torch.empty(hidden_size, device=device))
             nn.init.normal_(self.weight, std=0.02)
 
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """What routers must have in common to decide in one call, given the scores."""
+        seed = self.seed if self.kind == "random" else None
+        return self.kind, self.epsilon, self.method, self.gate, seed
+
     def forward(self, states: Float[Tensor, "batch seq hidden"], budget: Budget) -> RoutingDecision:
         """Decide for a batch.
 
@@ -91,7 +107,10 @@ class Router(nn.Module):
         Returns:
             The decision. Gradients reach the router through `selected_weights`.
         """
-        router_logits = self.score(states, budget)
+        return self.decide(self.score(states, budget), budget)
+
+    def decide(self, router_logits: Float[Tensor, "batch seq"], budget: Budget) -> RoutingDecision:
+        """Decide for a batch whose scores are known."""
         if budget.token_mask is None:
             return self._decide_unpadded(router_logits, budget)
         return self._decide_padded(router_logits, budget)
@@ -176,10 +195,7 @@ class Router(nn.Module):
     ) -> Float[Tensor, "batch seq"]:
         """Return the router's logits, in float32."""
         if self.kind == "learned":
-            with torch.autocast(states.device.type, enabled=False):
-                # A matrix-vector product would round equal tokens differently, by their place.
-                scores: Tensor = torch.linalg.vecdot(states.float(), self.weight.float())
-            return scores
+            return score_tokens(states, self.weight)
         token_mask = budget.token_mask
         if token_mask is None:
             token_mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import AttachmentError
+from .rows import RowScope
 
 TokenMask: TypeAlias = Callable[[Tensor, Tensor], Tensor | None]
 
@@ -87,6 +88,7 @@ class ContextHook:
         token_mask: `token_mask(mask, inputs)` turns a mask in other units (samples, frames of a
             spectrogram) into one over tokens, given the encoder's first argument; None from it
             means that nothing is known.
+        scope: Tells whether rows have adapters of their own, while none is active.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class ContextHook:
         encoder: nn.Module,
         mask_argument: str = "attention_mask",
         token_mask: TokenMask | None = None,
+        scope: RowScope | None = None,
     ) -> None:
         names = tuple(signature(encoder.forward).parameters)
         self.input_argument, self.mask_argument = names[0], mask_argument
@@ -101,6 +104,11 @@ class ContextHook:
         self.token_mask = token_mask
         self.is_active = False
         self.elastic_factors: tuple[float, ...] = ()
+        self.scope = RowScope() if scope is None else scope
+
+    def is_needed(self) -> bool:
+        """Tell whether any layer will ask for the context."""
+        return self.is_active or self.scope.rows is not None
 
     def register(
         self, encoder: nn.Module, layers: Iterable[nn.Module]
@@ -121,7 +129,7 @@ class ContextHook:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Add the context to the arguments."""
         is_decoding = kwargs.get("encoder_outputs") is not None
-        if not self.is_active or is_decoding or CONTEXT_ARGUMENT in kwargs:
+        if not self.is_needed() or is_decoding or CONTEXT_ARGUMENT in kwargs:
             return args, kwargs
         mask: Tensor | None = kwargs.get(self.mask_argument)
         if self.mask_position is not None and self.mask_position < len(args):
@@ -129,7 +137,7 @@ class ContextHook:
         if self.token_mask is not None and mask is not None:
             mask = self.token_mask(mask, args[0] if args else kwargs[self.input_argument])
         factor = None
-        if encoder.training and self.elastic_factors:
+        if encoder.training and self.elastic_factors and self.scope.rows is None:
             factor = self.elastic_factors[int(torch.randint(len(self.elastic_factors), ()))]
         context = sequence_context(mask, reduction_factor=factor)
         return args, {**kwargs, CONTEXT_ARGUMENT: context}
@@ -148,8 +156,9 @@ class RelayedContextHook(ContextHook):
         encoder: nn.Module,
         mask_argument: str = "attention_mask",
         token_mask: TokenMask | None = None,
+        scope: RowScope | None = None,
     ) -> None:
-        super().__init__(encoder, mask_argument, token_mask)
+        super().__init__(encoder, mask_argument, token_mask, scope)
         self.current = _ThreadContext()
 
     def register(
@@ -173,7 +182,7 @@ class RelayedContextHook(ContextHook):
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Add the context to the arguments of a layer."""
-        if not self.is_active or CONTEXT_ARGUMENT in kwargs:
+        if not self.is_needed() or CONTEXT_ARGUMENT in kwargs:
             return args, kwargs
         if self.current.context is None:
             raise AttachmentError(

@@ -1,7 +1,7 @@
 """How many tokens the heavy branch may process: `k = ceil(n / r)`."""
 
 import math
-from typing import overload
+from typing import cast, overload
 
 import torch
 from torch import Tensor
@@ -10,9 +10,11 @@ from torch import Tensor
 @overload
 def token_budget(length: int, reduction_factor: float, *, minimum: int = ...) -> int: ...
 @overload
-def token_budget(length: Tensor, reduction_factor: float, *, minimum: int = ...) -> Tensor: ...
 def token_budget(
-    length: int | Tensor, reduction_factor: float, *, minimum: int = 1
+    length: Tensor, reduction_factor: float | Tensor, *, minimum: int = ...
+) -> Tensor: ...
+def token_budget(
+    length: int | Tensor, reduction_factor: float | Tensor, *, minimum: int = 1
 ) -> int | Tensor:
     """Return `ceil(length / reduction_factor)`, at least `minimum`, at most `length`.
 
@@ -21,7 +23,7 @@ def token_budget(
 
     Args:
         length: Number of valid tokens, `>= 0`; an integer tensor gives one budget per entry.
-        reduction_factor: `r >= 1`.
+        reduction_factor: `r >= 1`; where lengths are a tensor, one in float64 gives each its own.
         minimum: Smallest budget, for example the number of tokens that are always routed. A
             sequence shorter than that gets all its tokens.
 
@@ -34,7 +36,7 @@ def token_budget(
     if isinstance(length, Tensor):
         budget = torch.ceil(length.double() / reduction_factor).to(length.dtype)
         return torch.minimum(budget.clamp_min(minimum), length)
-    return clamp_size(math.ceil(length / reduction_factor), minimum, length)
+    return clamp_size(math.ceil(length / cast("float", reduction_factor)), minimum, length)
 
 
 def clamp_size(size: int, low: int, high: int) -> int:
