@@ -559,8 +559,8 @@ def test_compiling_the_whole_graph_gives_the_same_numbers(
     torch._dynamo.reset()
     model = make_conditional(tiny.build(tiny.attention), attention_mode=mode)
     inputs = tiny.make_inputs(padding)
-    # Backends that generate no code: graph breaks and wrong shapes show as they do with inductor, at
-    # a tenth of the time. Decomposing the operators as well takes as long again, so it is done once.
+    # Backends that generate no code: graph breaks and wrong shapes show as they do with inductor,
+    # at a tenth of the time. Decomposing the operators takes as long again, so it is done once.
     backend = "aot_eager" if mode == "k_to_k" else "eager"
     compiled = torch.compile(model, fullgraph=True, backend=backend)
     with torch.no_grad():
