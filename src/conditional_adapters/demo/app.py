@@ -128,15 +128,15 @@ def _input(gr: Any, kind: str) -> Any:  # noqa: ANN401
     else:
         component, sources = gr.Audio, ["microphone", "upload"]
 
-    class File(component):  # type: ignore[misc]
-        """Hands on the path: what the file holds is checked, and explained, by us."""
+    file = component(label=kind.capitalize(), sources=sources, type="filepath", elem_id=kind)
+    # What the file holds is checked, and explained, by us. Of this instance only: a subclass would
+    # make Gradio write a stub file beside this one.
+    file.preprocess = _path_of
+    return file
 
-        is_template = True  # drawn as the component that it extends
 
-        def preprocess(self, payload: Any) -> str | None:  # noqa: ANN401
-            return None if payload is None else str(payload.path)
-
-    return File(label=kind.capitalize(), sources=sources, type="filepath", elem_id=kind)
+def _path_of(payload: Any) -> str | None:  # noqa: ANN401
+    return None if payload is None else str(payload.path)
 
 
 def _gradio() -> Any:  # noqa: ANN401

@@ -58,12 +58,16 @@ class Answer:
 class Demonstration:
     """A trained task that answers one input at a time.
 
-    Attributes:
-        task: The task; its model is conditional.
-        factors: The reduction factors to choose from, ascending: those that an elastic adapter was
-            trained with, or 1 to 16.
-        trained: The factors that the adapter was trained with.
-        start: The one that the adapter starts with.
+    `factors` are the reduction factors to choose from, ascending: those that an elastic adapter was
+    trained with, or 1 to 16. `trained` are those it was trained with, `start` is the one it starts
+    with.
+
+    Args:
+        task: A classifier or a speech recogniser whose model is conditional.
+
+    Raises:
+        ConfigError: If it is another task.
+        AttachmentError: If the model has no active adapter.
     """
 
     def __init__(self, task: Task) -> None:
