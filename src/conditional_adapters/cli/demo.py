@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
+from .._adapter_files import TASK_FILE
+from ..assets import find_adapter
 from ..demo import Demonstration, build_app, serve
 from ..errors import ConfigError
-from ..tasks.bundle import TASK_FILE, load_trained_task, read_task
+from ..tasks.bundle import load_trained_task, read_task
 from ._console import messages
 
 _QUICKSTART = Path("runs/quickstart/adapter")
@@ -15,9 +17,9 @@ _QUICKSTART = Path("runs/quickstart/adapter")
 
 def demo(
     adapter: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Directory of a trained adapter (coda train); by default that of coda quickstart."
+            help="Trained adapter (coda train): folder or hub id; by default that of coda quickstart."
         ),
     ] = None,
     host: Annotated[
@@ -35,7 +37,7 @@ def demo(
     token processed, the time of both, measured there and then, and what each layer chose.
     Nothing leaves this machine. Stop it with Ctrl-C.
     """
-    directory = adapter or _default_adapter()
+    directory = find_adapter(adapter) if adapter else _default_adapter()
     record = read_task(directory)
     demonstration = Demonstration(load_trained_task(directory))
     purpose = record.task.replace("-", " ").capitalize()
