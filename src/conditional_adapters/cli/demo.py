@@ -19,7 +19,7 @@ def demo(
     adapter: Annotated[
         str | None,
         typer.Option(
-            help="Trained adapter (coda train): folder or hub id; by default that of coda quickstart."
+            help="Trained adapter: folder, or hub id; by default that of coda quickstart."
         ),
     ] = None,
     host: Annotated[
