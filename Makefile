@@ -51,6 +51,7 @@ bench: setup  ## Measure operators and models; writes benchmarks/results/*.json
 	$(BIN)/python -m benchmarks.ops.soft_topk
 	$(BIN)/python -m benchmarks.conformer
 	$(BIN)/python -m benchmarks.onnx
+	$(BIN)/python -m benchmarks.many_adapters
 	$(BIN)/coda bench --json > benchmarks/results/minilm.json
 
 support-matrix: test  ## Run all tests and write docs/support-matrix.md from their outcome
