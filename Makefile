@@ -53,7 +53,12 @@ bench: setup  ## Measure operators and models; writes benchmarks/results/*.json 
 	$(BIN)/python -m benchmarks.ops.soft_topk
 	$(BIN)/python -m benchmarks.conformer
 	$(BIN)/python -m benchmarks.onnx
+	$(BIN)/python -m benchmarks.encoders
+	$(BIN)/python -m benchmarks.encoders --step --factors 2 4 8
 	$(BIN)/python -m benchmarks.short_inputs
+	$(BIN)/python -m benchmarks.ragged
+	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.many_adapters
 	$(BIN)/coda bench --json > benchmarks/results/minilm.json
 	$(BIN)/python -m scripts.benchmark_page
 

@@ -35,6 +35,16 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch) -> None:
     assert not [n for n, _ in scope["model"].named_parameters() if "coda_" in n]  # detached
 
 
+def test_the_python_of_the_page_about_many_adapters_runs(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = TINY_MODELS["bert"]
+    tiny.build(tiny.attention).base_model.save_pretrained("base")
+    scope = {"batch": tiny.inputs()}
+    for code in snippets("docs/many-adapters.md", "python"):
+        exec(code.replace("bert-base-uncased", "base"), scope)
+    assert scope["logits"].shape == scope["sports"].shape == (2, 3)
+
+
 def test_the_commands_of_the_readme_exist_with_their_options() -> None:
     lines = [
         line.split("#")[0]
