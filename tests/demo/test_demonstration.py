@@ -85,6 +85,10 @@ def test_a_recording_is_heard_at_both_factors_and_its_silence_is_not_shown(tmp_p
     assert "Transcript at r = 4" in html
     assert "moments by the layers" in html
     assert demonstration.answer(path, 1).row.runs[0].processed.all()
+    (tmp_path / "broken.wav").write_bytes(b"no recording")
+    problem = demonstration.show(str(tmp_path / "broken.wav"), 4)
+    assert "The recording cannot be read" in problem
+    assert str(tmp_path) not in problem
 
 
 def test_factors_are_those_of_an_elastic_adapter_or_a_range_with_a_note() -> None:

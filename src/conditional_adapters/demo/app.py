@@ -126,9 +126,12 @@ def _input(gr: Any, kind: str) -> Any:  # noqa: ANN401
     if kind == "image":
         component, sources = gr.Image, ["upload", "webcam", "clipboard"]
     else:
-        component, sources = gr.Audio, ["microphone", "upload"]
+        component, sources = gr.Audio, ["upload", "microphone"]
+    # No buttons: Gradio's would share the file with a public web site.
 
-    file = component(label=kind.capitalize(), sources=sources, type="filepath", elem_id=kind)
+    file = component(
+        label=kind.capitalize(), sources=sources, type="filepath", buttons=[], elem_id=kind
+    )
     # What the file holds is checked, and explained, by us. Of this instance only: a subclass would
     # make Gradio write a stub file beside this one.
     file.preprocess = _path_of

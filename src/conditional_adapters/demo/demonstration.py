@@ -194,6 +194,8 @@ def read_input(kind: str, value: str | None) -> Any:  # noqa: ANN401
         return read(value)
     except BadRow as problem:
         reason = str(problem)
+        if kind != "text":
+            reason = reason.replace(value, Path(value).name)  # without our temporary folder
         raise DataError(f"{reason[0].upper()}{reason[1:]}. {remedy}") from None
 
 
