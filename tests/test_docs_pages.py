@@ -19,6 +19,7 @@ ELSEWHERE = {
     "docs/add-an-architecture.md": "test_custom_architecture.py",
     "docs/choosing-r.md": "test_docs.py",
     "docs/hub.md": "hub/test_hub_docs.py",
+    "docs/many-adapters.md": "test_readme.py",
     "docs/peft.md": "integrations/test_peft_docs.py",
     "docs/seeing-the-routing.md": "test_docs.py",
     "docs/sentence-transformers.md": "integrations/test_sentence_transformers.py",
