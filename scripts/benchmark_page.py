@@ -18,6 +18,23 @@ median; on a shared machine trust them more than the milliseconds.
 
 {minilm}
 
+## Encoders
+
+The floor is the same matrix products and attention alone, with nothing between them. Memory is what
+two training steps add to the process.
+
+{encoders}
+
+## Texts of mixed lengths
+
+{ragged}
+
+## Peers
+
+The time alone: what each does to quality is not compared here.
+
+{peers}
+
 ## Short inputs
 
 {short_inputs}
@@ -42,6 +59,9 @@ weighs nothing: it is what the exact method cannot be faster than.
 """
 
 
+_NOT_MEASURED = "Not measured yet: `python -m benchmarks.peers`."
+
+
 def render(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Write the page.
 
@@ -53,6 +73,9 @@ def render(results: Mapping[str, Mapping[str, Any]]) -> str:
     """
     return PAGE.format(
         minilm=_minilm(results["minilm"]),
+        encoders="\n\n".join(_encoder(*item) for item in results["encoders"].items()),
+        ragged=_ragged(results["ragged"]),
+        peers=_peers(results["peers"]) if "peers" in results else _NOT_MEASURED,
         short_inputs=_short_inputs(results["short_inputs"]),
         onnx=_onnx(results["onnx"]),
         conformer=_conformer(results["conformer"]),
@@ -80,6 +103,55 @@ def _minilm(report: Mapping[str, Any]) -> str:
     return f"{report['setting']}, torch {report['torch']}: `coda bench --json`.\n\n" + _table(
         heads, rows
     )
+
+
+def _encoder(shape: str, report: Mapping[str, Any]) -> str:
+    """Write one table; a training step has memory in place of the floor."""
+    columns = {
+        "milliseconds": ("ms", lambda value: f"{value['median']:.0f}"),
+        "times_faster": ("speed-up over dense adapters", "{:.2f}x".format),
+        "flop_ratio": ("FLOP ratio", "{:.2f}x".format),
+        "share_of_flop_ratio": ("share of it reached", "{:.2f}".format),
+        "time_over_floor": ("time over floor", "{:.2f}".format),
+        "flop_ratio_of_forward": ("FLOP ratio of the forward pass", "{:.2f}x".format),
+        "peak_megabytes": ("MB", "{}".format),
+        "share_of_peak_memory": ("share of memory", "{:.2f}".format),
+    }
+    rows = report["results"]
+    keys = [key for key in columns if key in next(iter(rows.values()))]
+    cells = [(name, *(columns[key][1](row[key]) for key in keys)) for name, row in rows.items()]
+    table = _table(["encoder", *(columns[key][0] for key in keys)], cells)
+    return f"{shape}, {_run(report)}\n\n{table}"
+
+
+def _ragged(report: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            name,
+            way,
+            f"{row['tokens_per_second']}",
+            f"{row['share_of_equal_lengths']:.2f}",
+            f"{row['times_faster_than_dense']:.2f}x",
+        )
+        for name, ways in report["results"].items()
+        if isinstance(ways, dict)
+        for way, row in ways.items()
+    ]
+    heads = ("encoder", "texts", "tokens per second", "of equal lengths", "over dense adapters")
+    shape = f"{report['results']['texts']} articles, lengths {report['lengths']} tokens"
+    return f"{shape}, {_run(report)}\n\n{_table(heads, rows)}"
+
+
+def _peers(report: Mapping[str, Any]) -> str:
+    tables = []
+    for shape, candidates in report["results"].items():
+        rows = [
+            (name, f"{row['milliseconds']['median']:.0f}", f"{row['times_faster_than_plain']:.2f}x")
+            for name, row in candidates.items()
+        ]
+        tables.append(_table((shape, "ms", "over the plain encoder"), rows))
+    what = f"BERT-base's size, random weights, {report['dtype']}"
+    return f"{what}, {_run(report)}\n\n" + "\n\n".join(tables)
 
 
 def _short_inputs(report: Mapping[str, Any]) -> str:
