@@ -2,8 +2,9 @@
 
 For each model, shape and type all candidates take turns in every round, and ratios are taken within
 a round. Beside each time stand the ratio of floating-point operations and the floor: the same
-matrix products and attention alone, with nothing between them. `--step` times a training step of
-the new parameters instead and measures its peak memory, each candidate in a process of its own.
+matrix products and attention alone, with nothing between them. `--compile` times all through
+`torch.compile`. `--step` times a training step of the new parameters instead and measures its peak
+memory, each candidate in a process of its own.
 
 What is in the results file already is kept; a new measurement replaces that of the same shape.
 """
@@ -35,7 +36,7 @@ import conditional_adapters as ca
 from benchmarks._products import products_alone
 from benchmarks._report import RESULTS, Report, describe_run
 from conditional_adapters.analysis import estimate_flops
-from conditional_adapters.analysis.timing import Timing, time_interleaved
+from conditional_adapters.analysis.timing import Timing, compile_module, time_interleaved
 from conditional_adapters.assets import load_packaged_model
 
 ADAPTER_DIM = 64
@@ -104,15 +105,21 @@ def _candidates(factors: list[float]) -> dict[str, float | None]:
 
 
 def measure_forward(
-    model: PreTrainedModel, inputs: dict[str, Tensor], factors: list[float], rounds: int
+    model: PreTrainedModel,
+    inputs: dict[str, Tensor],
+    factors: list[float],
+    rounds: int,
+    *,
+    compiled: bool = False,
 ) -> Report:
     """Return times, operations and floors of a forward pass, by candidate."""
+    names = _candidates(factors)
+    encoder = compile_module(model, variants=len(names)) if compiled else model
 
     def run() -> None:
         with torch.inference_mode():
-            model(**inputs)
+            encoder(**inputs)
 
-    names = _candidates(factors)
     runs, flops = dict.fromkeys(names, run), {}
     for name, factor in names.items():
         prepare(model, factor)
@@ -225,6 +232,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="measured rounds, at least 3")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--step", action="store_true", help="a training step and its memory")
+    parser.add_argument("--compile", action="store_true", help="forward passes, compiled")
     parser.add_argument("--output", type=Path, default=RESULTS / "encoders.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -248,8 +256,10 @@ def main() -> None:
                     found = measure_step(*cell)
                 else:
                     inputs = make_inputs(model, batch, tokens)
-                    found = measure_forward(model, inputs, arguments.factors, arguments.rounds)
-                kind = "step" if arguments.step else "forward"
+                    cell = (model, inputs, arguments.factors, arguments.rounds)
+                    found = measure_forward(*cell, compiled=arguments.compile)
+                kind = "compiled forward" if arguments.compile else "forward"
+                kind = "step" if arguments.step else kind
                 key = f"{name}, {dtype}, {batch} x {tokens or 'native'}, {kind}"
                 results[key] = run | settings | {"results": found}
                 arguments.output.parent.mkdir(parents=True, exist_ok=True)

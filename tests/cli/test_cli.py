@@ -152,6 +152,27 @@ def test_the_benchmark_times_every_encoder_side_by_side(folder) -> None:
     assert ratios[0] > 1 == ratios[1] < ratios[2] < ratios[3]
 
 
+@pytest.mark.compile
+def test_the_benchmark_times_compiled_encoders_too(folder) -> None:
+    result = run(
+        *("bench", "--model", folder / "model", "-r", 4, "--sequence-length", 24, "--compile"),
+        *("--batch-size", 2, "--rounds", 3, "--adapter-dim", 4, "--json"),
+    )
+    rows = json.loads(result.stdout)["rows"]
+    assert [row["encoder"] for row in rows[3:]] == [f"{r['encoder']}, compiled" for r in rows[:3]]
+    assert [row["flop_ratio"] for row in rows[3:]] == [row["flop_ratio"] for row in rows[:3]]
+    assert rows[4]["speed_up"] == 1 != rows[5]["speed_up"]
+
+
+def test_the_benchmark_says_what_compiling_needs(folder, monkeypatch) -> None:
+    def compiler_is_missing(*_: object, **__: object) -> object:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", compiler_is_missing)
+    result = run("bench", "--model", folder / "model", "--compile", expect=ConfigError)
+    assert "apt install g++" in str(result.exception)
+
+
 @pytest.mark.parametrize(
     "verb",
     ["quickstart", "pretrain", "train", "evaluate", "tune", "predict", "show", "export", "bench"],

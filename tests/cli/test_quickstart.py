@@ -26,6 +26,7 @@ def test_the_quickstart_writes_adapter_table_and_picture(tmp_path, monkeypatch, 
     assert same_time["epochs"] >= 1
     assert dense["speed_up"] == dense["flop_ratio"] == 1
     assert same_time["flop_ratio"] > 3
+    assert dense["speed_up_compiled"] == 1 != same_time["speed_up_compiled"]
     assert read_adapter_config(tmp_path / "adapter")["reduction_factor"] == 4
     classifier = load_trained_classifier(tmp_path / "adapter")
     load_adapter(classifier.model, tmp_path / "run1" / "adapter", adapter_name="dense")

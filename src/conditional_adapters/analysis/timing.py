@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 from ..errors import ConfigError
@@ -84,6 +85,33 @@ def time_interleaved(
             if index >= warmup:
                 times[name].append(time.perf_counter() - start)
     return {name: Timing(tuple(values)) for name, values in times.items()}
+
+
+def compile_module(module: nn.Module, *, variants: int) -> Callable[..., object]:
+    """Compile a module whose settings change between calls.
+
+    Args:
+        module: What to compile, as one graph.
+        variants: How many settings it will be called with, >= 1. Each is compiled when it is first
+            called, and kept.
+
+    Returns:
+        The compiled module.
+
+    Raises:
+        ConfigError: If `torch.compile` does not work here: on a CPU it needs a C++ compiler.
+    """
+    try:
+        torch.compile(lambda x: x + 1)(torch.ones(2))
+    except RuntimeError as error:
+        raise ConfigError(
+            "torch.compile does not work here. On a CPU it needs a C++ compiler; on Debian and "
+            "Ubuntu `apt install g++` gives one."
+        ) from error
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, variants)
+    compiled: Callable[..., object] = torch.compile(module, fullgraph=True)
+    return compiled
 
 
 def keep_freed_memory() -> bool:

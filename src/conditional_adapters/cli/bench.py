@@ -1,5 +1,7 @@
 """`coda bench`: what conditional adapters buy on this machine."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -9,7 +11,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from .._sites import find_sites
 from ..analysis import estimate_flops
 from ..analysis.flops import dummy_inputs
-from ..analysis.timing import time_interleaved
+from ..analysis.timing import compile_module, time_interleaved
 from ..assets import load_packaged_model
 from ..attach import attach, set_adapter, set_reduction_factor
 from ..config import ConditionalAdapterConfig
@@ -17,6 +19,8 @@ from ..errors import ConfigError
 from ..tasks.models import PACKAGED
 from . import _options as options
 from ._console import print_json, print_table
+
+_DENSE, _REFERENCE, _COMPILED = "dense", "dense + adapter", ", compiled"
 
 
 def bench(
@@ -39,12 +43,19 @@ def bench(
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Read only the configuration of the model.")
     ] = False,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="Time each through torch.compile as well (some minutes, needs g++)."
+        ),
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Time the encoder dense, with dense adapters, and conditional, side by side.
 
     All run in turns in one process on the same random input; quote the ratios. The speed-up is
-    over the encoder with dense adapters, which is what fine-tuning with adapters costs otherwise.
+    over the encoder with dense adapters, which is what fine-tuning with adapters costs otherwise;
+    compiled encoders are compared with the compiled one.
     """
     factors = reduction_factor or [2.0, 4.0, 8.0]
     network = _load(model, random_weights)
@@ -56,40 +67,48 @@ def bench(
         dummy_inputs(sites, batch_size=batch_size, sequence_length=text_length), network
     )
 
-    def run() -> None:
+    factors_by_name: dict[str, float | None] = {_DENSE: None, _REFERENCE: 1.0}
+    factors_by_name |= {f"conditional, r = {factor:g}": factor for factor in factors}
+    encoders = {"": encoder}
+    if compiled:
+        encoders[_COMPILED] = compile_module(encoder, variants=len(factors_by_name))
+
+    def run(encoder: Callable[..., object]) -> None:
         with torch.inference_mode():
             encoder(**inputs)
 
     def prepare(name: str) -> None:
-        factor = names[name]
+        factor = factors_by_name[name.removesuffix(_COMPILED)]
         set_adapter(network, None if factor is None else "default")
         if factor is not None:
             set_reduction_factor(network, factor)
 
-    names: dict[str, float | None] = {"dense": None, "dense + adapter": 1.0}
-    names |= {f"conditional, r = {factor:g}": factor for factor in factors}
     timings = time_interleaved(
-        dict.fromkeys(names, run),
+        {
+            name + mode: partial(run, encoder)
+            for mode, encoder in encoders.items()
+            for name in factors_by_name
+        },
         prepare=prepare,
         rounds=rounds,
         show_progress=True,
     )
     flops = {}
-    for name, factor in names.items():
+    for name, factor in factors_by_name.items():
         set_adapter(network, "default")
         set_reduction_factor(network, factor or 1.0)
         count = estimate_flops(network, batch_size=batch_size, sequence_length=text_length)
         flops[name] = count.dense if factor is None else count.total
-    reference, reference_flops = timings["dense + adapter"], flops["dense + adapter"]
     rows = [
         {
-            "encoder": name,
-            "seconds": timing.median,
-            "quartiles": [timing.quartiles[0], timing.quartiles[2]],
-            "speed_up": timing.speed_up(over=reference),
-            "flop_ratio": reference_flops / flops[name],
+            "encoder": name + mode,
+            "seconds": timings[name + mode].median,
+            "quartiles": timings[name + mode].quartiles[::2],
+            "speed_up": timings[name + mode].speed_up(over=timings[_REFERENCE + mode]),
+            "flop_ratio": flops[_REFERENCE] / flops[name],
         }
-        for name, timing in timings.items()
+        for mode in encoders
+        for name in factors_by_name
     ]
     setting = f"{model}, batch {batch_size}, {text_length or 'native'} tokens, " + (
         f"{torch.get_num_threads()} threads, {network.dtype}, {network.config._attn_implementation}"
