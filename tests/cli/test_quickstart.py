@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from matplotlib import image
 
 from conditional_adapters import load_adapter, read_adapter_config
@@ -11,6 +12,7 @@ from conditional_adapters.tasks.bundle import load_trained_classifier
 from tests.cli.runner import run
 
 
+@pytest.mark.compile  # times compiled encoders, too
 def test_the_quickstart_writes_adapter_table_and_picture(tmp_path, monkeypatch, needs) -> None:
     needs("minilm")
     needs("bbc_news")

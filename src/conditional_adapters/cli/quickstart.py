@@ -86,7 +86,7 @@ def quickstart(
         runs.append({"method": title, **result, **metrics})
         return classifier
 
-    name = f"conditional, r = {reduction_factor:g}"
+    name = f"r = {reduction_factor:g}"
     run("dense adapters", dense, epochs)
     run(f"{name}, same steps", conditional, epochs)
     seconds_per_epoch = runs[1]["training_seconds"] / epochs
@@ -193,7 +193,7 @@ def _measure_speed(
             for name in ("dense", "default")
         },
         prepare=lambda name: set_adapter(model, name.removesuffix(_COMPILED)),
-        rounds=21,
+        rounds=15,
         show_progress=True,
     )
     flops = {}
