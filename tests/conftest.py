@@ -7,8 +7,12 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers reads it
 
-import pytest
 import torch
+
+if not torch.cuda.is_available():  # before anything imports Triton
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import pytest
 from transformers.utils import logging as transformers_logging
 
 from conditional_adapters.assets import ASSETS

@@ -1,9 +1,11 @@
 """The main job from end to end, on real weights and data, with fewer rows and shorter texts."""
 
+import functools
 import json
 
 import numpy as np
 import pytest
+import torch
 from matplotlib import image
 
 from conditional_adapters import load_adapter, read_adapter_config
@@ -18,6 +20,9 @@ def test_the_quickstart_writes_adapter_table_and_picture(tmp_path, monkeypatch, 
     needs("bbc_news")
     monkeypatch.setattr(quickstart, "_TEST_ROWS", 25)
     monkeypatch.setattr(quickstart, "_MAX_LENGTH", 48)
+    # Traces as the real one does, and generates no code, which takes a minute.
+    quick_compile = functools.partial(torch.compile, backend="eager")
+    monkeypatch.setattr(torch, "compile", quick_compile)
     report = json.loads(run("quickstart", "--output", tmp_path, "--rows", 50, "--json").stdout)
     assert report == json.loads((tmp_path / "results.json").read_text())
     dense, same_steps, same_time = report["runs"]

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..ops import gather_tokens, scatter_add_tokens_
+from ..ops import add_weighted_update_, gather_tokens
 from ._subclass import DynamicSubclass
 from .arguments import MASKS, TokenAxis, TokenSelection, gather_arguments
 from .attention import ROUTED_ARGUMENT, RoutedAttention, RoutedTokens
@@ -133,11 +133,10 @@ class ConditionalLayer(DynamicSubclass):
                 arguments.get("position_embeddings"),
             )
         output = self._coda_process(hidden_states, chosen, gathered, selection)
-        weights = decision.selected_weights.to(chosen.dtype).unsqueeze(-1)
-        update = _states(output) - chosen
-        update = update * weights if torch.is_grad_enabled() else update.mul_(weights)
         light = parts.adapt(normalised, hidden_states)
-        states = scatter_add_tokens_(light, selection.indices, update)
+        states = add_weighted_update_(
+            light, selection.indices, _states(output), chosen, decision.selected_weights
+        )
         carried = {i: arguments[name] for i, name in plan.carried_outputs.items()}
         return _with_states(output, states, carried)
 

@@ -5,8 +5,11 @@ Nothing here has parameters or knows a model. `soft_topk` turns scores into weig
 the heavy branch and back, `gather_pairs` does the same for masks and position biases.
 """
 
+from ._backend import KernelBackend as KernelBackend
+from ._backend import set_kernel_backend as set_kernel_backend
 from ._budget import clamp_size as clamp_size
 from ._budget import token_budget as token_budget
+from .gather_scatter import add_weighted_update_ as add_weighted_update_
 from .gather_scatter import gather_pairs as gather_pairs
 from .gather_scatter import gather_tokens as gather_tokens
 from .gather_scatter import scatter_add_tokens as scatter_add_tokens

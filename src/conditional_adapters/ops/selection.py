@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import RoutingError
+from ._backend import active_kernels
 from ._ranking import first_largest_indices
 
 
@@ -54,6 +55,10 @@ def select_tokens(
         scores = scores.masked_fill(always, torch.inf)
     if token_mask is not None:
         scores = scores.masked_fill(~token_mask, -torch.inf)
+    kernels = active_kernels()
+    if kernels is not None and scores.dtype != torch.float64:
+        indices, is_selected = kernels.select(scores, top_k, budgets)
+        return indices, is_selected
     by_rank = first_largest_indices(scores, top_k)
     selected_indices, order = by_rank.sort(-1)
     if budgets is None:

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from .._backend import active_kernels
 from .._budget import clamp_size
 from .._ranking import first_largest_indices, largest_indices
 from ._rows import prepare_rows
@@ -34,6 +35,11 @@ def exact_soft_topk(
     max_top_k: int | None = None,
 ) -> Float[Tensor, "*batch seq"]:
     """Solve the soft top-k problem; arguments as in `soft_topk`, in float32 or float64."""
+    kernels = active_kernels()
+    if kernels is not None and logits.dtype == torch.float32:
+        rows = prepare_rows(logits, top_k, token_mask)
+        solved: Tensor = kernels.soft_topk(rows.logits, rows.budget.squeeze(-1), epsilon)
+        return solved
     seq = logits.shape[-1]
     bound = top_k if isinstance(top_k, int) else max_top_k
     num_sorted = seq if bound is None else clamp_size(bound, 1, seq)
@@ -65,6 +71,10 @@ def select_and_weigh(
     Source:
         Weights of the chosen tokens alone are our choice; see README.md.
     """
+    kernels = active_kernels()
+    if kernels is not None and logits.dtype == torch.float32:
+        indices, soft = kernels.select_and_weigh(logits, top_k, epsilon)
+        return indices, soft
     order = first_largest_indices(logits, top_k)
     chosen = logits.gather(-1, order)
     smallest = chosen[..., -1:]

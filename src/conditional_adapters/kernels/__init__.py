@@ -1,0 +1,14 @@
+"""The operators as Triton kernels, one program per row or per chosen token.
+
+Imported by `set_kernel_backend("triton")` alone. Each kernel is an operator of torch
+(`torch.ops.conditional_adapters.*`), which `torch.compile` takes as a whole, and none asks the
+device anything, so that CUDA graphs can capture them. Their oracles are the operators of
+`conditional_adapters.ops`. Not yet measured on a GPU.
+"""
+
+from .gather_scatter import add_weighted_update as add_weighted_update
+from .gather_scatter import add_weighted_update_ as add_weighted_update_
+from .gather_scatter import gather_rows as gather_rows
+from .selection import select as select
+from .selection import select_and_weigh as select_and_weigh
+from .soft_topk import soft_topk as soft_topk

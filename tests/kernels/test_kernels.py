@@ -1,0 +1,200 @@
+"""The Triton kernels against the operators in torch and against slow solvers.
+
+They run on the GPU where there is one, otherwise in Triton's interpreter on the CPU.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+from conditional_adapters import ops
+from conditional_adapters.errors import RoutingError
+from tests.ops.oracles import bisect_soft_topk
+
+pytest.importorskip("triton", reason="Triton is not installed: pip install triton (Linux only)")
+
+from conditional_adapters import kernels
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+LENGTHS = (1, 2, 7, 64, 193)
+
+
+def scores_with_ties(batch: int, seq: int) -> Tensor:
+    scores = torch.randn(batch, seq)
+    scores[1::2] = scores[1::2].round()  # also 0.0 and -0.0
+    return scores.to(DEVICE)
+
+
+def random_mask(batch: int, seq: int) -> Tensor:
+    mask = torch.rand(batch, seq) < 0.7
+    mask[0] = False
+    return mask.to(DEVICE)
+
+
+def positions(batch: int, k: int, seq: int) -> Tensor:
+    return torch.rand(batch, seq).argsort(-1)[:, :k].sort(-1).values.to(DEVICE)
+
+
+@pytest.mark.parametrize("epsilon", [0.02, 0.1, 1.0, 30.0])
+@pytest.mark.parametrize("seq", LENGTHS)
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_soft_topk_agrees_with_bisection_and_its_gradient_with_the_closed_form(
+    seq: int, epsilon: float, is_masked: bool
+) -> None:
+    scores = scores_with_ties(5, seq).requires_grad_()
+    mask = random_mask(5, seq) if is_masked else None
+    top_k = torch.tensor([1, 0, seq // 2, seq, max(seq // 8, 1)], device=DEVICE)
+    arguments = {"top_k": top_k, "epsilon": epsilon, "token_mask": mask}
+    with ops.set_kernel_backend("triton"):
+        weights = ops.soft_topk(scores, **arguments)
+    mask_on_cpu = None if mask is None else mask.cpu()
+    expected = bisect_soft_topk(scores.cpu(), top_k.cpu(), epsilon, mask_on_cpu)
+    torch.testing.assert_close(weights.cpu().double(), expected, atol=1e-6, rtol=0)
+    grad = torch.randn(scores.shape).to(DEVICE)
+    (actual,) = torch.autograd.grad(weights, scores, grad)
+    (reference,) = torch.autograd.grad(ops.soft_topk(scores, **arguments), scores, grad)
+    torch.testing.assert_close(actual, reference, atol=1e-6 / epsilon, rtol=1e-5)
+
+
+def test_soft_topk_takes_batches_of_any_shape_and_half_precision() -> None:
+    scores = scores_with_ties(6, 9).view(2, 3, 9).bfloat16()
+    with ops.set_kernel_backend("triton"):
+        weights = ops.soft_topk(scores, top_k=2, epsilon=0.1)
+        nothing = ops.soft_topk(scores[:0], top_k=2, epsilon=0.1)
+    expected = ops.soft_topk(scores, top_k=2, epsilon=0.1)
+    torch.testing.assert_close(weights, expected)
+    assert nothing.shape == (0, 3, 9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("seq", LENGTHS)
+def test_the_same_tokens_are_selected(seq: int, dtype: torch.dtype) -> None:
+    scores, mask = scores_with_ties(4, seq).to(dtype), random_mask(4, seq)
+    always = torch.zeros_like(mask)
+    always[:, 0] = mask[:, 0]
+    for top_k in {1, (seq + 1) // 2, seq}:
+        budgets = torch.tensor([0, 1, top_k // 2, top_k], device=DEVICE)
+        for extra in ({}, {"budgets": budgets, "token_mask": mask, "always": always}):
+            expected = ops.select_tokens(scores, top_k=top_k, **extra)
+            with ops.set_kernel_backend("triton"):
+                actual = ops.select_tokens(scores, top_k=top_k, **extra)
+            assert torch.equal(actual[0], expected[0])
+            assert torch.equal(actual[1], expected[1])
+
+
+@pytest.mark.parametrize("epsilon", [0.02, 1.0])
+@pytest.mark.parametrize("seq", LENGTHS)
+def test_selecting_and_weighing_at_once_gives_what_both_give(seq: int, epsilon: float) -> None:
+    scores = scores_with_ties(4, seq)
+    for top_k in {1, (seq + 1) // 2, seq}:
+        with ops.set_kernel_backend("triton"):
+            indices, weights = ops.select_and_weigh(scores, top_k=top_k, epsilon=epsilon)
+        assert torch.equal(indices, ops.select_tokens(scores, top_k=top_k)[0])
+        expected = ops.soft_topk(scores, top_k=top_k, epsilon=epsilon).gather(-1, indices)
+        torch.testing.assert_close(weights, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("rest", [(), (5,), (2, 3), (1030,)])
+def test_gathered_rows_and_their_gradient_are_the_same(rest: tuple[int, ...]) -> None:
+    values = torch.randn(3, 9, *rest, device=DEVICE).requires_grad_()
+    indices = positions(3, 4, 9)
+    expected = ops.gather_tokens(values, indices)
+    with ops.set_kernel_backend("triton"):
+        actual = ops.gather_tokens(values, indices)
+    assert torch.equal(actual, expected)
+    grad = torch.randn_like(expected)
+    actual_grad, expected_grad = (torch.autograd.grad(x, values, grad) for x in (actual, expected))
+    assert torch.equal(actual_grad[0], expected_grad[0])
+
+
+@pytest.mark.parametrize("hidden", [1, 5, 1030])
+def test_weighted_updates_and_their_gradients_are_the_same(hidden: int) -> None:
+    base = torch.randn(3, 9, hidden, device=DEVICE).requires_grad_()
+    outputs, inputs = torch.randn(2, 3, 4, hidden, device=DEVICE).requires_grad_()
+    weights = torch.rand(3, 4, device=DEVICE).requires_grad_()
+    indices, grad = positions(3, 4, 9), torch.randn(3, 9, hidden, device=DEVICE)
+
+    def run(backend: ops.KernelBackend) -> tuple[Tensor, ...]:
+        with ops.set_kernel_backend(backend):
+            out = ops.add_weighted_update_(base.clone(), indices, outputs, inputs, weights)
+        wanted = base, outputs, inputs, weights
+        return out, *torch.autograd.grad(out, wanted, grad)
+
+    torch.testing.assert_close(run("triton"), run("torch"), atol=1e-5, rtol=1e-5)
+
+
+def test_an_update_without_gradient_is_made_in_place_and_summed_in_float32() -> None:
+    base, outputs, inputs = torch.randn(3, 2, 4, 6, device=DEVICE).bfloat16()
+    weights, indices = torch.rand(2, 4, device=DEVICE), positions(2, 4, 4)
+    expected = base.float() + weights[..., None] * (outputs.float() - inputs.float())
+    with torch.no_grad(), ops.set_kernel_backend("triton"):
+        out = ops.add_weighted_update_(base, indices, outputs, inputs, weights)
+    assert out.data_ptr() == base.data_ptr()
+    # One unit in the last place: the interpreter cuts digits off, GPUs round to nearest.
+    torch.testing.assert_close(out.float(), expected, atol=0, rtol=2**-7)
+
+
+@pytest.mark.parametrize(
+    "operator, make_arguments",
+    [
+        ("soft_topk", lambda s, i: (s.requires_grad_(), torch.full((3,), 2).int().to(DEVICE), 0.1)),
+        ("select", lambda s, i: (s, 2, torch.tensor([0, 1, 2]).int().to(DEVICE))),
+        ("select_and_weigh", lambda s, i: (s, 2, 0.1)),
+        ("gather_rows", lambda s, i: (torch.randn(3, 9, 4).to(DEVICE).requires_grad_(), i)),
+        (
+            "add_weighted_update",
+            lambda s, i: (
+                torch.randn(3, 9, 4).to(DEVICE).requires_grad_(),
+                i,
+                torch.randn(3, 2, 4).to(DEVICE).requires_grad_(),
+                torch.randn(3, 2, 4).to(DEVICE).requires_grad_(),
+                torch.rand(3, 2).to(DEVICE).requires_grad_(),
+            ),
+        ),
+        (
+            "add_weighted_update_",
+            lambda s, i: (*torch.randn(3, 3, 9, 4).to(DEVICE), torch.rand(3, 9).to(DEVICE)),
+        ),
+    ],
+)
+def test_torch_finds_the_operators_well_formed(operator: str, make_arguments) -> None:
+    arguments = list(make_arguments(torch.randn(3, 9).to(DEVICE), positions(3, 2, 9)))
+    if operator == "add_weighted_update_":
+        arguments.insert(1, positions(3, 9, 9))
+    torch.library.opcheck(getattr(torch.ops.conditional_adapters, operator), arguments)
+
+
+def test_the_choice_holds_for_a_block_or_until_it_changes() -> None:
+    active = ops._backend.active_kernels
+    assert active() is None
+    with ops.set_kernel_backend("triton"):
+        assert active() is kernels
+        with ops.set_kernel_backend("torch"):
+            assert active() is None
+        assert active() is kernels
+    assert active() is None
+    with pytest.raises(RoutingError, match="'torch' or 'triton', got 'cuda'"):
+        ops.set_kernel_backend("cuda")
+
+
+def test_tensors_out_of_reach_and_rows_too_long_are_refused(monkeypatch) -> None:
+    with ops.set_kernel_backend("triton"):
+        with pytest.raises(RoutingError, match="up to 65536 tokens, got 65537"):
+            ops.select_tokens(torch.zeros(1, 65537, device=DEVICE), top_k=1)
+        monkeypatch.setenv("TRITON_INTERPRET", "0")
+        with pytest.raises(RoutingError, match=r"on a GPU, got one on cpu.*'torch'"):
+            ops.soft_topk(torch.zeros(1, 3), top_k=1, epsilon=0.1)
+
+
+def test_double_precision_stays_in_torch() -> None:
+    scores = torch.randn(2, 9, dtype=torch.float64, device=DEVICE)
+    base = torch.randn(2, 9, 3, dtype=torch.float64, device=DEVICE)
+    expected = ops.soft_topk(scores, top_k=3, epsilon=0.1)
+    indices, _ = ops.select_tokens(scores, top_k=3)
+    chosen, weights = ops.gather_tokens(base, indices), expected.gather(-1, indices)
+    update = ops.add_weighted_update_(base.clone(), indices, chosen.sin(), chosen, weights)
+    with ops.set_kernel_backend("triton"):
+        assert torch.equal(ops.soft_topk(scores, top_k=3, epsilon=0.1), expected)
+        assert torch.equal(ops.select_tokens(scores, top_k=3)[0], indices)
+        again = ops.add_weighted_update_(base.clone(), indices, chosen.sin(), chosen, weights)
+        assert torch.equal(again, update)

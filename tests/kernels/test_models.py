@@ -1,0 +1,75 @@
+"""Whole models with the Triton kernels, values and gradients, and the kernels as machine code."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+import conditional_adapters as ca
+from conditional_adapters import ops
+from conditional_adapters._attachment import adapter_parameters
+from tests.tiny_models import TINY_MODELS
+
+pytest.importorskip("triton", reason="Triton is not installed: pip install triton (Linux only)")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def make(name: str, padding: str) -> tuple[torch.nn.Module, dict[str, Tensor]]:
+    tiny = TINY_MODELS[name]
+    model = tiny.build(tiny.attention)
+    ca.attach(model, ca.ConditionalAdapterConfig(reduction_factor=2, adapter_dim=5))
+    with torch.no_grad():
+        for _, parameter in adapter_parameters(model, "default"):
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    inputs = tiny.make_inputs(padding)
+    return model.to(DEVICE), {name: value.to(DEVICE) for name, value in inputs.items()}
+
+
+@pytest.mark.parametrize(
+    "name, padding",
+    [("bert", "none"), ("bert", "right"), ("t5", "right"), ("vit", "none"), ("modernbert", "left")],
+)
+def test_a_model_gives_the_same_answers_and_gradients(name: str, padding: str) -> None:
+    model, inputs = make(name, padding)
+
+    def run() -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            inferred = model(**inputs).logits
+        states = model(**inputs)
+        loss = states.logits.square().sum()
+        parameters = [parameter for _, parameter in adapter_parameters(model, "default")]
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        return inferred, states.logits, *(g for g in gradients if g is not None)
+
+    expected = run()
+    with ops.set_kernel_backend("triton"):
+        actual = run()
+    assert len(actual) == len(expected) > 4
+    for ours, theirs in zip(actual, expected, strict=True):
+        scale = theirs.abs().max().clamp_min(1)
+        torch.testing.assert_close(ours / scale, theirs / scale, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.compile
+def test_a_model_compiles_as_one_graph() -> None:
+    model, inputs = make("bert", "none")
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        with ops.set_kernel_backend("triton"):
+            compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+            actual = compiled(**inputs).logits
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_every_kernel_compiles_to_machine_code_without_a_gpu() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "OMP_NUM_THREADS": "1"}
+    script = os.path.join(os.path.dirname(__file__), "compile_kernels.py")
+    command = [sys.executable, script]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.split()
+    assert len(lines) == len(set(lines)) == 8
