@@ -23,6 +23,7 @@ ELSEWHERE = {
     "docs/peft.md": "integrations/test_peft_docs.py",
     "docs/seeing-the-routing.md": "test_docs.py",
     "docs/sentence-transformers.md": "integrations/test_sentence_transformers.py",
+    "docs/training-code.md": "integrations/test_training_code.py",
 }
 # Exporting takes longer than all other pages together; test_onnx.py calls the same functions.
 NOT_RUN = {"docs/export.md"}

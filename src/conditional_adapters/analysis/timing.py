@@ -7,6 +7,7 @@ not flatter the smaller one.
 """
 
 import ctypes
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -53,7 +54,10 @@ def time_interleaved(
     warmup: int = 3,
     show_progress: bool = False,
 ) -> dict[str, Timing]:
-    """Time functions in turns.
+    """Time functions in turns, in a new order in every round.
+
+    What runs before a candidate leaves it warmer or colder caches; the changing order (the same in
+    every call) spreads that over all.
 
     Args:
         candidates: What to run, by name.
@@ -75,12 +79,12 @@ def time_interleaved(
     keep_freed_memory()
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for index in tqdm(range(warmup + rounds), desc="timing", disable=not show_progress):
-        for name, run in candidates.items():
+        for name in random.Random(index).sample(list(candidates), len(candidates)):
             if prepare is not None:
                 prepare(name)
             _synchronise()
             start = time.perf_counter()
-            run()
+            candidates[name]()
             _synchronise()
             if index >= warmup:
                 times[name].append(time.perf_counter() - start)
