@@ -54,6 +54,12 @@ def test_a_model_gives_the_same_answers_and_gradients(name: str, padding: str) -
         torch.testing.assert_close(ours / scale, theirs / scale, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.compile  # the shape checks would come first
+def test_an_unknown_backend_is_refused() -> None:
+    with pytest.raises(ca.RoutingError, match="'torch' or 'triton', got 'cuda'"):
+        ops.set_kernel_backend("cuda")
+
+
 @pytest.mark.compile
 def test_a_model_compiles_as_one_graph() -> None:
     model, inputs = make("bert", "none")

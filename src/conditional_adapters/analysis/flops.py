@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from .._attachment import active_adapter, without_adapter
 from .._sites import Sites, find_sites
@@ -25,6 +24,8 @@ from ._modes import evaluating
 def _attention_flop(
     query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: object, **__: object
 ) -> int:
+    from torch.utils.flop_counter import sdpa_flop_count
+
     return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
 
@@ -155,6 +156,8 @@ def count_flops(module: nn.Module, inputs: Mapping[str, Tensor]) -> int:
     Returns:
         The operations of matrix products, convolutions and attention; a multiply-add counts as two.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton where it is installed
+
     with (
         evaluating(module),
         torch.no_grad(),
