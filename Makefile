@@ -56,6 +56,7 @@ bench: setup  ## Measure operators and models; writes benchmarks/results/*.json 
 	$(BIN)/python -m benchmarks.encoders
 	$(BIN)/python -m benchmarks.encoders --step --factors 2 4 8
 	$(BIN)/python -m benchmarks.short_inputs
+	$(BIN)/python -m benchmarks.lengths
 	$(BIN)/python -m benchmarks.ragged
 	$(BIN)/python -m benchmarks.peers
 	$(BIN)/python -m benchmarks.many_adapters

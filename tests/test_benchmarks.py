@@ -23,6 +23,7 @@ def keys_of(report: object) -> object:
         ("conformer", 3, ("--frames", "16")),
         ("ragged", 3, ("--texts", "3")),
         ("short_inputs", 3, ("--layers", "1")),
+        ("lengths", 3, ("--layers", "1", "--lengths", "16", "32")),
         # Exporting traces the model, which checks of shapes would take part in.
         pytest.param("onnx", 3, ("--tokens", "16", "--layers", "1"), marks=pytest.mark.compile),
     ],
