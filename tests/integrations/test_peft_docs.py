@@ -1,25 +1,28 @@
 """The snippets of docs/peft.md run as they stand, with a local model in place of a hub name."""
 
-import re
-from pathlib import Path
-
+import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
-from tests.tiny_models import TINY_MODELS
+from tests.test_readme import snippets
+from tests.tiny_bert import WORDS, word_tokenizer, write_bert
 
-PAGE = Path(__file__).parents[2] / "docs" / "peft.md"
 
-
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
 def test_the_python_of_the_page_runs(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    tiny = TINY_MODELS["bert"]
-    dense = tiny.build("sdpa")
-    dense.save_pretrained("base")
-    scope = {"batch": tiny.inputs()}
-    codes = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    assert len(codes) == 4
-    for code in codes:
+    write_bert(tmp_path / "base", word_tokenizer())
+    texts = [" ".join(WORDS[index : index + 5]) for index in range(16)]
+    lines = [f"{text},{index % 3}" for index, text in enumerate(texts)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    scope: dict = {}
+    for code in snippets("docs/peft.md", "python"):
         exec(code.replace("bert-base-uncased", "base"), scope)
+    assert [set(answer) for answer in scope["answers"]] == [{"label", "score"}] * 2
+    assert (tmp_path / "runs/peft/checkpoint-6/adapter_model.safetensors").exists()
+    assert not (tmp_path / "runs/peft/checkpoint-6/model.safetensors").exists()
     assert list(scope["dense"].peft_config) == ["theirs"]
     restored = scope["dense"].state_dict()
-    assert all(torch.equal(restored[name], value) for name, value in dense.state_dict().items())
+    dense = AutoModelForSequenceClassification.from_pretrained("base", num_labels=3)
+    encoder = {n: v for n, v in dense.state_dict().items() if not n.startswith("classifier")}
+    assert all(torch.equal(restored[name], value) for name, value in encoder.items())
