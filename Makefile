@@ -5,7 +5,8 @@ VENV := .venv
 # Where shapes are annotated; tests check the annotations at every call.
 SHAPE_CHECKED := conditional_adapters.ops,conditional_adapters.modules
 BIN := $(VENV)/bin
-# One process per core, each with one thread: the models in the tests are small.
+# One process per core, each with one thread: the models in the tests are small. tests/conftest.py
+# says what stays in one process.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses=4
 export HF_HUB_OFFLINE ?= 1
 # Silences an advertisement of mkdocs-material.

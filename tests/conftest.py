@@ -14,8 +14,44 @@ if not torch.cuda.is_available():  # before anything imports Triton
 
 import pytest
 from transformers.utils import logging as transformers_logging
+from xdist.scheduler import LoadScopeScheduling
 
 from conditional_adapters.assets import ASSETS
+
+# Files whose tests share something slow to make: a trained or exported model, a server, a site.
+SHARING = {
+    "assets/test_dinov2.py",
+    "assets/test_whisper.py",
+    "cli/test_cli.py",
+    "cli/test_export.py",
+    "cli/test_pretrain.py",
+    "cli/test_show.py",
+    "demo/test_demo_in_a_browser.py",
+    "integrations/test_onnx.py",
+    "tasks/test_speech_recognition.py",
+    "test_docs_pages.py",
+    "test_packaging.py",
+    "test_site.py",
+    "visualisation/test_routing_page_in_a_browser.py",
+}
+
+
+class KeepTogether(LoadScopeScheduling):
+    """Runs all tests of a sharing file in one process, and all cases of any other test.
+
+    pytest-xdist 3.8 has `--dist loadgroup` for it, which finds no group under pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        path, _, test = nodeid.partition("::")
+        file = path.partition("tests/")[2]
+        return file if file in SHARING else f"{file}::{test.partition('[')[0]}"
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    """Divide the tests among processes."""
+    return KeepTogether(config, log)
 
 
 @pytest.fixture(autouse=True)
