@@ -19,6 +19,9 @@ from ._results import is_current, write_run, write_speed
 from ._run import run_row
 from ._speed import measure_speed
 
+Workspace = Annotated[Path, typer.Option(help="Folder for checkpoints.")]
+WORKSPACE = Path("runs/experiments")
+
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
 
@@ -28,9 +31,7 @@ def run(
     rows: Annotated[str, typer.Option(help="Only these rows, divided by commas.")] = "",
     seeds: Annotated[str, typer.Option(help="Only these seeds, divided by commas.")] = "",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")] = None,
-    workspace: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = Path(
-        "runs/experiments"
-    ),
+    workspace: Workspace = WORKSPACE,
 ) -> None:
     """Run what is missing, and what was made with other settings than today's file has.
 
@@ -63,13 +64,12 @@ def run(
 def pretrain(
     name: Annotated[str, typer.Argument(help="A folder with a pretraining.yaml.")],
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")] = None,
-    workspace: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = Path(
-        "runs/experiments"
-    ),
+    workspace: Workspace = WORKSPACE,
 ) -> None:
     """Pretrain an adapter, or go on with what was interrupted.
 
-    Writes WORKSPACE/NAME/adapter, and the losses to experiments/NAME/pretraining.json.
+    Writes WORKSPACE/NAME/adapter (and WORKSPACE/NAME/model, if all of it trains), and the losses to
+    experiments/NAME/pretraining.json.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -87,6 +87,7 @@ def speed(
     names: Annotated[list[str], typer.Argument(help="Experiments.")],
     rounds: Annotated[int, typer.Option(min=3, help="Measured rounds.")] = 11,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")] = None,
+    workspace: Workspace = WORKSPACE,
 ) -> None:
     """Time encoder and training step of all rows in turns; wants a machine without other work."""
     if threads is not None:
@@ -95,7 +96,9 @@ def speed(
         experiment = load_experiment(name)
         torch.manual_seed(0)
         described = describe_run("experiments", "transformers")
-        write_speed(name, measure_speed(experiment, rounds=rounds) | {"measurement": described})
+        write_speed(
+            name, measure_speed(experiment, workspace, rounds=rounds) | {"measurement": described}
+        )
         print_table(experiment.title, table(name))
 
 

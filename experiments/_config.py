@@ -46,6 +46,7 @@ class Row(Strict):
     method: Method = "adapter"
     adapter: dict[str, Any] = Field(default_factory=dict)  # fields of ConditionalAdapterConfig
     init: str | None = None  # a pretrained adapter to start from
+    pretraining: str | None = None  # or the model and the adapter that a pretraining left
     num_layers: int | None = None  # keep so many layers of the encoder, evenly
     max_length: int | None = None  # cut texts here instead
     rank: int = 8  # of LoRA
@@ -99,6 +100,10 @@ class Experiment(Strict):
         row = self.rows[name].model_dump(exclude={"title", "seeds"})
         if row["init"] is not None:
             row["init"] = [row["init"], _adapter_digest(row["init"])]
+        if row["pretraining"] is None:
+            del row["pretraining"]
+        else:
+            row["pretraining"] = load_pretraining(row["pretraining"]).model_dump()
         training = {**self.training, **row.pop("training")}
         shared = self.data.model_dump() | {"model": self.model, "max_length": self.max_length}
         text = json.dumps([row, training, shared], sort_keys=True)

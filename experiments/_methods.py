@@ -1,5 +1,7 @@
 """How each method of a comparison changes a pretrained classifier before it is trained."""
 
+from pathlib import Path
+
 from torch import nn
 
 from conditional_adapters import ConditionalAdapterConfig, attach, count_parameters
@@ -11,28 +13,35 @@ from conditional_adapters.tasks.models import Classifier, load_classifier
 from ._config import Experiment, Row
 
 
-def build_classifier(experiment: Experiment, row: Row, labels: list[str]) -> Classifier:
+def build_classifier(
+    experiment: Experiment, row: Row, labels: list[str], workspace: Path
+) -> Classifier:
     """Load the model of an experiment and prepare it as a row says.
 
     Args:
         experiment: The experiment.
         row: One of its rows.
         labels: The class names of the data set.
+        workspace: Where pretrainings left what they made.
 
     Returns:
         The classifier, with what the method trains trainable and all else frozen.
+
+    Raises:
+        SystemExit: If the pretraining that the row starts from has not been run.
     """
     max_length = row.max_length or experiment.max_length
-    classifier = load_classifier(experiment.model, labels, max_length=max_length)
+    name, init = _start(experiment, row, workspace)
+    classifier = load_classifier(name, labels, max_length=max_length)
     if row.num_layers is not None:
         _keep_layers(classifier, row.num_layers)
     model = classifier.model
     if row.method == "adapter":
         config = ConditionalAdapterConfig.from_dict(row.adapter)
-        if row.init is None:
+        if init is None:
             attach(model, config)
         else:
-            attach_pretrained(model, find_adapter(row.init), config)
+            attach_pretrained(model, init, config)
     elif row.method == "full":
         model.requires_grad_(True)
     else:
@@ -42,6 +51,19 @@ def build_classifier(experiment: Experiment, row: Row, labels: list[str]) -> Cla
         if row.method == "lora":
             _add_lora(classifier, row.rank)
     return classifier
+
+
+def _start(experiment: Experiment, row: Row, workspace: Path) -> tuple[str, Path | None]:
+    """Return the name of the model and the folder of the adapter that a row starts from."""
+    if row.pretraining is None:
+        return experiment.model, None if row.init is None else find_adapter(row.init)
+    folder = workspace / row.pretraining
+    if not (folder / "adapter").is_dir():
+        raise SystemExit(
+            f"{folder} has no adapter; first run python -m experiments pretrain {row.pretraining}."
+        )
+    model = folder / "model"  # there if the pretraining trained all of it
+    return str(model) if model.is_dir() else experiment.model, folder / "adapter"
 
 
 def count_new_parameters(classifier: Classifier, method: str) -> tuple[int, int]:

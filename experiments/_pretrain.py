@@ -5,7 +5,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from conditional_adapters import ConditionalAdapterConfig, attach, count_parameters, save_adapter
-from conditional_adapters.tasks.models import load_backbone, modality_of
+from conditional_adapters.tasks.models import load_backbone, modality_of, save_backbone
 from conditional_adapters.training import Distillation, PretrainingSettings, pretrain
 
 from ._config import Pretraining
@@ -32,11 +32,14 @@ def run_pretraining(pretraining: Pretraining, output: Path, *, resume: bool) -> 
     rows = _load_rows(pretraining)
     set_seed(settings.seed)
     backbone = load_backbone(pretraining.model, max_length=pretraining.max_length)
+    trains_all = settings.trainable == "all"
+    teacher = load_backbone(pretraining.model).model.requires_grad_(False) if trains_all else None
     attach(backbone.model, ConditionalAdapterConfig.from_dict(pretraining.adapter))
     objective = Distillation(
         pad=backbone.preprocessor.collate,
         layer_weight=pretraining.layer_weight,
         final_weight=pretraining.final_weight,
+        teacher=teacher,
     )
     start = perf_counter()
     trainer = pretrain(
@@ -49,6 +52,8 @@ def run_pretraining(pretraining: Pretraining, output: Path, *, resume: bool) -> 
         resume=resume,
     )
     seconds = perf_counter() - start
+    if trains_all:
+        save_backbone(backbone, output / "model")
     save_adapter(backbone.model, output / "adapter")
     counts = count_parameters(backbone.model)
     return {

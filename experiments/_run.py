@@ -45,7 +45,7 @@ def run_row(experiment: Experiment, name: str, row_name: str, seed: int, workspa
     row, settings = experiment.row_settings(row_name)
     train_rows, test_rows = load_data(experiment.data, modality_of(experiment.model))
     set_seed(seed)
-    classifier = build_classifier(experiment, row, train_rows.features["label"].names)
+    classifier = build_classifier(experiment, row, train_rows.features["label"].names, workspace)
     new, dense = count_new_parameters(classifier, row.method)
     output = workspace / name / row_name / f"{seed}-{experiment.digest(row_name)}"
     seconds, steps = _train(classifier, train_rows, output, replace(settings, seed=seed))

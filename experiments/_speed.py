@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,11 +17,12 @@ from ._methods import build_classifier
 from ._run import count_flops, load_data
 
 
-def measure_speed(experiment: Experiment, *, rounds: int) -> dict[str, Any]:
+def measure_speed(experiment: Experiment, workspace: Path, *, rounds: int) -> dict[str, Any]:
     """Measure all rows on the same rows of the training part, at full length.
 
     Args:
         experiment: The experiment.
+        workspace: Where pretrainings left what they made.
         rounds: Measured rounds; all rows take turns in each.
 
     Returns:
@@ -31,7 +33,7 @@ def measure_speed(experiment: Experiment, *, rounds: int) -> dict[str, Any]:
     labels: list[str] = rows.features["label"].names
     candidates: dict[str, tuple[Classifier, Row, float | None]] = {}
     for name, row in experiment.rows.items():
-        classifier = build_classifier(experiment, row, labels)
+        classifier = build_classifier(experiment, row, labels, workspace)
         for factor in row.reduction_factors or (None,):
             key = name if factor is None else f"{name}@{factor:g}"
             candidates[key] = (classifier, row, factor)

@@ -127,15 +127,17 @@ def test_speeds_and_the_page(folder) -> None:
     assert (folder.parent / "docs" / "images" / "experiment-words.png").stat().st_size > 10_000
 
 
-def test_the_kept_layers_are_spread_evenly(folder) -> None:
+def test_the_kept_layers_are_spread_evenly(folder, tmp_path) -> None:
     experiment = load_experiment("words")
-    whole = build_classifier(experiment, experiment.rows["dense"], ["even", "odd"])
-    half = build_classifier(experiment, experiment.rows["half"], ["even", "odd"])
+    whole = build_classifier(experiment, experiment.rows["dense"], ["even", "odd"], tmp_path)
+    half = build_classifier(experiment, experiment.rows["half"], ["even", "odd"], tmp_path)
     layers, kept = whole.model.bert.encoder.layer, half.model.bert.encoder.layer
     for kept_layer, index in zip(kept, (1, 3), strict=True):
         weight = layers[index].attention.self.query.weight
         torch.testing.assert_close(kept_layer.attention.self.query.weight, weight, rtol=0, atol=0)
-    assert build_classifier(experiment, experiment.rows["short"], ["a", "b"]).max_length == 8
+    assert (
+        build_classifier(experiment, experiment.rows["short"], ["a", "b"], tmp_path).max_length == 8
+    )
 
 
 @pytest.mark.parametrize(

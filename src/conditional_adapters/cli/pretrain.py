@@ -12,7 +12,7 @@ from ..checkpoint import save_adapter
 from ..config import ConditionalAdapterConfig
 from ..errors import ConfigError
 from ..tasks.data import DataSpec, load_rows, stream_rows
-from ..tasks.models import Backbone, load_backbone, modality_of
+from ..tasks.models import Backbone, load_backbone, modality_of, save_backbone
 from ..training import (
     Distillation,
     MaskedLanguageModelling,
@@ -167,7 +167,7 @@ def pretrain(
         resume=resume,
     )
     if trainable == "all":
-        _save_backbone(backbone, output / "model")
+        save_backbone(backbone, output / "model")
     adapter = save_adapter(backbone.model, output / "adapter")
     history = [line for line in trainer.state.log_history if "loss" in line]
     summary = {
@@ -202,14 +202,6 @@ def _build_objective(name: str, backbone: Backbone, teacher_name: str | None) ->
         pad=preprocessor.collate,
         teacher=teacher,
     )
-
-
-def _save_backbone(backbone: Backbone, directory: Path) -> None:
-    """Write the dense model with its changed weights, which the adapter then belongs to."""
-    weights = {k: v for k, v in backbone.model.state_dict().items() if ".coda_" not in k}
-    backbone.model.save_pretrained(directory, state_dict=weights)
-    backbone.preprocessor.processor.save_pretrained(directory)
-    backbone.model.config.name_or_path = str(directory)
 
 
 def _row(line: dict[str, float], names: list[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -225,6 +226,20 @@ def load_backbone(
     else:
         model = _load_model_with_head(model_name, head)
     return Backbone(model, _load_preprocessor(model_name, model, modality, max_length))
+
+
+def save_backbone(backbone: Backbone, directory: Path) -> None:
+    """Save the dense model alone, when training changed its weights; adapters then belong to that.
+
+    Args:
+        backbone: A pretrained model with adapters.
+        directory: A folder for the model, and for its tokenizer or image processor.
+    """
+    model = backbone.model
+    weights = {name: v for name, v in model.state_dict().items() if ".coda_" not in name}
+    model.save_pretrained(directory, state_dict=weights)
+    backbone.preprocessor.processor.save_pretrained(directory)
+    model.config.name_or_path = str(directory)
 
 
 def _load_model_with_head(model_name: str, auto_class: Any) -> PreTrainedModel:  # noqa: ANN401
