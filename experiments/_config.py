@@ -140,6 +140,19 @@ def load_pretraining(name: str) -> Pretraining:
     return pretraining
 
 
+def pretraining_steps(row: Row) -> int:
+    """Return after how many steps of pretraining a row starts.
+
+    Args:
+        row: A row. An adapter of the package has the name of the pretraining that made it.
+
+    Returns:
+        The steps, 0 without pretraining.
+    """
+    name = row.pretraining or (row.init and row.init.removeprefix("packaged:"))
+    return load_pretraining(name).settings["max_steps"] if name else 0
+
+
 def experiment_names() -> list[str]:
     """Return the names of all experiments."""
     return sorted(path.parent.name for path in FOLDER.glob("*/config.yaml"))

@@ -2,13 +2,17 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import _config
-from ._config import Experiment, Row, experiment_names, load_experiment
+from ._config import Experiment, Row, experiment_names, load_experiment, pretraining_steps
 from ._results import Run, read_results, unpack
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _RESAMPLES = 10_000
 
@@ -150,18 +154,22 @@ def _section(name: str, experiment: Experiment, results: dict[str, Any]) -> str:
         *(f"| {row} |" for row in rows),
         "",
     ]
-    figure = _figure(name, experiment, results)
-    if figure is not None:
-        path = os.path.relpath(figure, _docs())
-        text += [f"![{experiment.title}: quality against speed]({path})", ""]
+    for figure, what in (
+        (_figure(name, experiment, results), "quality against speed"),
+        (_pretraining_figure(name, experiment, results), "quality over steps of pretraining"),
+    ):
+        if figure is not None:
+            path = os.path.relpath(figure, _docs())
+            text += [f"![{experiment.title}: {what}]({path})", ""]
     return "\n".join(text)
 
 
 def _figure(name: str, experiment: Experiment, results: dict[str, Any]) -> Path | None:
     """Draw quality against the speed of the encoder; None if speeds are missing."""
+    from matplotlib.figure import Figure
+
     if not results["speed"]:
         return None
-    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4), dpi=150, layout="constrained")
     axes = figure.subplots()
@@ -177,10 +185,48 @@ def _figure(name: str, experiment: Experiment, results: dict[str, Any]) -> Path 
             x, y, error = zip(*sorted(points), strict=True)
             axes.errorbar(x, y, yerr=error, marker="o", capsize=3, label=row.title)
     axes.set_xlabel("encoder, times faster than the baseline")
+    return _save(figure, axes, f"experiment-{name}.png")
+
+
+def _pretraining_figure(name: str, experiment: Experiment, results: dict[str, Any]) -> Path | None:
+    """Draw quality over steps of pretraining by reduction factor; None where these do not vary."""
+    from matplotlib.figure import Figure
+
+    curves: dict[float, list[tuple[int, float, float]]] = {}
+    dense = 0.0
+    for row_name, row in experiment.rows.items():
+        runs = _evaluations(row_name, experiment, results).get(row_name)
+        if runs is None or row.training:
+            continue
+        accuracies = 100 * np.array([run["accuracy"] for run in runs.values()])
+        if row_name == experiment.baseline:
+            dense = float(accuracies.mean())
+        elif row.method == "adapter" and "router_kind" not in row.adapter:
+            spread = float(accuracies.std(ddof=1)) if len(accuracies) > 1 else 0.0
+            point = pretraining_steps(row), float(accuracies.mean()), spread
+            curves.setdefault(row.adapter["reduction_factor"], []).append(point)
+    curves = {
+        factor: sorted(points)
+        for factor, points in curves.items()
+        if len({steps for steps, _, _ in points}) > 2
+    }
+    if not curves:
+        return None
+    figure = Figure(figsize=(6.4, 4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(dense, color="grey", linestyle="--", label="dense adapters")
+    for factor, points in sorted(curves.items()):
+        x, y, error = zip(*points, strict=True)
+        axes.errorbar(x, y, yerr=error, marker="o", capsize=3, label=f"r = {factor:g}")
+    axes.set_xlabel("steps of pretraining")
+    return _save(figure, axes, f"pretraining-{name}.png")
+
+
+def _save(figure: "Figure", axes: "Axes", file: str) -> Path:
     axes.set_ylabel("accuracy in %")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=3, fontsize=7)
-    path = _docs() / "images" / f"experiment-{name}.png"
+    path = _docs() / "images" / file
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path)
     return path
