@@ -15,6 +15,7 @@ from conditional_adapters.tasks.data import DataSpec
 from conditional_adapters.tasks.inference import predict
 from conditional_adapters.tasks.kinds import default_task, find_task
 from conditional_adapters.tasks.rows import load_task_rows, split_rows
+from conditional_adapters.training import start_routers
 from tests.cli.runner import run
 from tests.tasks.tiny_whisper import write_tone, write_whisper
 
@@ -206,3 +207,24 @@ def test_the_packaged_whisper_hears_the_packaged_prompts(needs) -> None:
     task = KIND.load("packaged:whisper", ())
     some = test.select(range(6))
     assert task.score(predict(task, some), some)["wer"] < 0.25
+
+
+@pytest.mark.slow
+def test_routers_of_the_packaged_whisper_start_at_the_speech(needs) -> None:
+    """Without a mask a quarter of the window has to hold all of a short clip."""
+    for asset in ("whisper", "prompts/recordings", "prompts/transcripts"):
+        needs(asset)
+    rows = load_task_rows(KIND, DataSpec(source="packaged:prompts"))
+    task = KIND.load("packaged:whisper", ())
+    model = ca.attach(task.model, ca.ConditionalAdapterConfig(adapt_decoder=False))
+    encoded = task.encode(rows[100:108])
+    features = torch.stack(encoded["input_features"])
+    lengths = torch.stack(encoded["attention_mask"])[:, ::2].sum(-1)
+    assert lengths.max() < 375
+    start_routers(model, [{"input_features": features[:4]}])
+    with ca.record_routing(model) as routing, torch.no_grad():
+        model.model.encoder(features[4:])
+    for decision in routing.layers:
+        assert decision.selected_indices.shape[1] == 375
+        heard = (decision.selected_indices < lengths[4:, None]).sum(-1)
+        assert (heard > 0.75 * lengths[4:]).all()

@@ -1,5 +1,8 @@
 """Pretraining: it learns, its checkpoints are small, and a kill changes nothing."""
 
+import sys
+from dataclasses import replace
+
 import datasets
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ from conditional_adapters.training import (
     MaskedPatches,
     PretrainingSettings,
     pretrain,
+    start_routers,
 )
 from tests.tiny_bert import word_tokenizer
 from tests.tiny_models import TINY_MODELS
@@ -82,7 +86,9 @@ def parameters(model) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("rows", [stored_rows, streamed_rows])
-@pytest.mark.parametrize("kind", ["distillation", "masked words", "masked patches", "all"])
+@pytest.mark.parametrize(
+    "kind", ["distillation", "salient start", "masked words", "masked patches", "all"]
+)
 def test_a_killed_run_resumes_to_the_same_losses(tmp_path, rows, kind) -> None:
     """Dropout, elastic factors, masks and order are those of the uninterrupted run, bit for bit."""
     settings = SETTINGS
@@ -90,16 +96,16 @@ def test_a_killed_run_resumes_to_the_same_losses(tmp_path, rows, kind) -> None:
     def run(output, **options):
         nonlocal settings
         rows_now, encode_now = rows(), encode
-        if kind == "distillation":
+        if kind in ("distillation", "salient start"):
             model, objective = bert(), Distillation(pad=pad)
+            if kind == "salient start":
+                settings = replace(SETTINGS, router_start="salient", router_start_rows=6)
         elif kind == "masked words":
             model, objective = bert(BertForMaskedLM), MaskedLanguageModelling(TOKENIZER)
         elif kind == "all":
             teacher = ca.detach(bert())
             model, objective = bert(), Distillation(pad=pad, teacher=teacher)
-            settings = PretrainingSettings(
-                max_steps=9, batch_size=4, log_every=1, save_every=3, trainable="all"
-            )
+            settings = replace(SETTINGS, trainable="all")
         else:
             torch.manual_seed(1)
             config = ViTConfig(**ENCODER, image_size=16, patch_size=4, hidden_dropout_prob=0.1)
@@ -152,6 +158,26 @@ def test_distillation_learns_and_leaves_the_dense_model_alone(tmp_path) -> None:
     assert all(torch.equal(now[name], value) for name, value in frozen.items())
     with torch.no_grad(), without_adapter(model):
         assert torch.equal(model(**inputs).last_hidden_state, dense)
+
+
+@pytest.mark.parametrize("rows", [stored_rows, streamed_rows])
+def test_a_salient_start_reads_the_first_rows_and_no_more(tmp_path, monkeypatch, rows) -> None:
+    """The first steps are those of a run whose routers were put there by hand."""
+    settings = replace(SETTINGS, router_start="salient", router_start_rows=6)
+    run = {"objective": Distillation(pad=pad), "encode": encode}
+    started = []
+    monkeypatch.setattr(
+        sys.modules["conditional_adapters.training.pretrain"],
+        "start_routers",
+        lambda model, batches: started.append((batches, start_routers(model, batches))),
+    )
+    found = pretrain(bert(), rows(), output=tmp_path / "a", settings=settings, **run)
+    ((batches, _),) = started
+    assert [len(batch["input_ids"]) for batch in batches] == [4, 2]
+    by_hand = bert()
+    start_routers(by_hand, batches)
+    expected = pretrain(by_hand, rows(), output=tmp_path / "b", settings=SETTINGS, **run)
+    assert losses(found) == losses(expected)
 
 
 def test_what_routers_do_is_in_the_log_and_in_tensorboard(tmp_path) -> None:

@@ -87,6 +87,15 @@ def pretrain(
             rich_help_panel=_TRAINING,
         ),
     ] = _SETTINGS.trainable,
+    router_start: Annotated[
+        str,
+        typer.Option(
+            metavar="[shared|salient]",
+            help="What learned routers choose at first: one random direction for all layers, or "
+            "tokens whose update in the frozen layers is hard to predict.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = _SETTINGS.router_start,
     batch_size: options.StepSize = _SETTINGS.batch_size,
     learning_rate: options.LearningRate = _SETTINGS.learning_rate,
     router_learning_rate: options.RouterLearningRate = _SETTINGS.router_learning_rate,
@@ -122,6 +131,7 @@ def pretrain(
         backbone_learning_rate=backbone_learning_rate,
         schedule=schedule,
         trainable=trainable,  # type: ignore[arg-type]  # checked by the settings
+        router_start=router_start,  # type: ignore[arg-type]
         save_every=save_every,
         log_every=log_every,
         seed=seed,

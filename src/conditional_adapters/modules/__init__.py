@@ -9,6 +9,7 @@ from .attention import RoutedAttention as RoutedAttention
 from .attention import RoutedTokens as RoutedTokens
 from .conditional_layer import ConditionalLayer as ConditionalLayer
 from .conditional_layer import LayerPlan as LayerPlan
+from .conditional_layer import layer_states as layer_states
 from .conformer import ConditionalConformerLayer as ConditionalConformerLayer
 from .conformer import ConformerAttention as ConformerAttention
 from .layer_adapter import LayerAdapter as LayerAdapter

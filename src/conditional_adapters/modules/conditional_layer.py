@@ -103,7 +103,7 @@ class ConditionalLayer(DynamicSubclass):
         context: SequenceContext | None,
     ) -> Any:  # noqa: ANN401
         plan = self.coda_plan
-        normalised = self._coda_normalise(hidden_states)
+        normalised = self.coda_normalise(hidden_states)
         budget = None
         if parts.is_routed:
             if context is None:
@@ -117,7 +117,7 @@ class ConditionalLayer(DynamicSubclass):
             )
         if context is None or budget is None:
             output = super().forward(hidden_states, **arguments)
-            return _with_states(output, parts.adapt(normalised, _states(output)))
+            return _with_states(output, parts.adapt(normalised, layer_states(output)))
 
         if plan.prepare_arguments is not None:
             plan.prepare_arguments(self, hidden_states, arguments)
@@ -135,7 +135,7 @@ class ConditionalLayer(DynamicSubclass):
         output = self._coda_process(hidden_states, chosen, gathered, selection)
         light = parts.adapt(normalised, hidden_states)
         states = add_weighted_update_(
-            light, selection.indices, _states(output), chosen, decision.selected_weights
+            light, selection.indices, layer_states(output), chosen, decision.selected_weights
         )
         carried = {i: arguments[name] for i, name in plan.carried_outputs.items()}
         return _with_states(output, states, carried)
@@ -154,7 +154,8 @@ class ConditionalLayer(DynamicSubclass):
         """Return what an adapter adds to this layer."""
         return cast("LayerAdapter", self.coda_adapters[adapter_name])
 
-    def _coda_normalise(self, hidden_states: Tensor) -> Tensor:
+    def coda_normalise(self, hidden_states: Tensor) -> Tensor:
+        """Return what router and adapter read: the input after the layer's own first norm."""
         name = self.coda_plan.input_norm
         return hidden_states if name is None else self.get_submodule(name)(hidden_states)
 
@@ -177,7 +178,7 @@ def _selection(
     )
 
 
-def _states(output: Any) -> Tensor:  # noqa: ANN401
+def layer_states(output: Any) -> Tensor:  # noqa: ANN401
     """Return the hidden states among a layer's outputs."""
     states: Tensor = output[0] if isinstance(output, tuple) else output
     return states

@@ -10,5 +10,6 @@ from .objectives import Objective as Objective
 from .objectives import ObjectiveLoss as ObjectiveLoss
 from .pretrain import PretrainingSettings as PretrainingSettings
 from .pretrain import pretrain as pretrain
+from .router_start import start_routers as start_routers
 from .text_objectives import MaskedLanguageModelling as MaskedLanguageModelling
 from .text_objectives import SpanCorruption as SpanCorruption

@@ -28,6 +28,7 @@ Examples = Sequence[Mapping[str, Any]]
 Pad = Callable[[Examples], Batch]
 
 _PATCH_MASK = "patch_mask"
+_TARGETS = ("labels", _PATCH_MASK)
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,17 @@ class Objective(ABC):
         Returns:
             The loss.
         """
+
+    def inputs(self, batch: Batch) -> Batch:
+        """Return what of a batch the encoder reads.
+
+        Args:
+            batch: What `collate` returned.
+
+        Returns:
+            The batch without targets.
+        """
+        return {key: value for key, value in batch.items() if key not in _TARGETS}
 
     @property
     def needs_frozen_backbone(self) -> bool:
@@ -124,7 +136,7 @@ class Distillation(Objective):
         """Run the model twice, dense and conditional, and compare."""
         targets, final_target = _dense_states(model, self.teacher, batch)
         with record_routing(model) as routing:
-            states, final_state = _encoder_states(model, batch)
+            states, final_state = encoder_states(model, batch)
         mask = routing.token_mask
         pairs = zip(states[1:], targets[1:], strict=True)  # the first are the embeddings
         errors = torch.stack([relative_error(*pair, mask) for pair in pairs])
@@ -183,7 +195,7 @@ class MaskedPatches(Objective):
 
     def loss(self, model: PreTrainedModel, batch: Batch) -> ObjectiveLoss:
         """Run the dense model on the images and the conditional one on what is left of them."""
-        images = {key: value for key, value in batch.items() if key != _PATCH_MASK}
+        images = self.inputs(batch)
         patch_mask = batch[_PATCH_MASK]
         _, target = _dense_states(model, self.teacher, images)
         pixels = images["pixel_values"]
@@ -191,7 +203,7 @@ class MaskedPatches(Objective):
         blank = blank.repeat_interleave(self.patch_size, 2)
         blanked = pixels.clone()
         blanked[..., : blank.shape[1], : blank.shape[2]].masked_fill_(blank.unsqueeze(1), 0)
-        _, states = _encoder_states(model, images | {"pixel_values": blanked})
+        _, states = encoder_states(model, images | {"pixel_values": blanked})
         patches = patch_mask.flatten(1)
         # Patches are the last tokens; CLS and registers come before them.
         is_masked = nn.functional.pad(patches, (states.shape[1] - patches.shape[1], 0))
@@ -243,8 +255,16 @@ def relative_error(
     return error.sum() / size.sum().clamp(min=torch.finfo(torch.float32).tiny)
 
 
-def _encoder_states(model: PreTrainedModel, batch: Batch) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Run the encoder; return the states before and after each layer, and its output."""
+def encoder_states(model: PreTrainedModel, batch: Batch) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Run the encoder.
+
+    Args:
+        model: A transformers model, dense or conditional.
+        batch: Its arguments; of an encoder-decoder model those of the encoder.
+
+    Returns:
+        The states before and after each layer, and the encoder's output.
+    """
     sites = find_sites(model)
     has_decoder = sites.config.is_encoder_decoder
     encoder: Any = sites.encoder if has_decoder else sites.inner.base_model
@@ -258,9 +278,9 @@ def _dense_states(
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """Run the teacher, without dropout."""
     if teacher is not None:
-        return _encoder_states(teacher.eval().to(model.device), batch)
+        return encoder_states(teacher.eval().to(model.device), batch)
     with without_adapter(model), evaluating(model):
-        return _encoder_states(model, batch)
+        return encoder_states(model, batch)
 
 
 def own_loss(model: PreTrainedModel, batch: Batch) -> ObjectiveLoss:

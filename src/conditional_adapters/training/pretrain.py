@@ -7,6 +7,7 @@ that was not.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
 from .._attachment import active_adapter
 from ..errors import ConfigError
 from .objectives import Batch, Examples, Objective
+from .router_start import start_routers
 from .stream import POSITION, Columns, EndlessRows
 from .trainer import ConditionalTrainer, check_settings, checkpoint_to_resume, trainer_arguments
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     import datasets
 
 Trainable = Literal["new_only", "all"]
+RouterStart = Literal["shared", "salient"]
 
 _MASKS, _STEPS = 1, 2  # set the randomness of batches apart from that of steps
 
@@ -43,6 +46,10 @@ class PretrainingSettings:
     weight_decay: float = 0.0  # >= 0
     # What trains: adapters, routers and norms, or the pretrained weights as well.
     trainable: Trainable = "new_only"
+    # What routers choose at first: one random direction for all layers, or salient tokens
+    # (`start_routers`), which are found on rows that are read before the first step.
+    router_start: RouterStart = "shared"
+    router_start_rows: int = 32  # >= 1
     save_every: int = 500  # steps between checkpoints, a multiple of log_every
     log_every: int = 10  # steps between lines of the log, >= 1
     shuffle_window: int = 10_000  # rows in memory to shuffle a stream with, >= 1
@@ -58,6 +65,8 @@ class PretrainingSettings:
             "max_steps": (self.max_steps >= 1, "at least 1"),
             "backbone_learning_rate": (self.backbone_learning_rate > 0, "above 0"),
             "trainable": (self.trainable in get_args(Trainable), "'new_only' or 'all'"),
+            "router_start": (self.router_start in get_args(RouterStart), "'shared' or 'salient'"),
+            "router_start_rows": (self.router_start_rows >= 1, "at least 1"),
             "log_every": (self.log_every >= 1, "at least 1"),
             # A resumed run then logs means over the same steps as an uninterrupted one.
             "save_every": (is_multiple, f"a multiple of log_every ({self.log_every})"),
@@ -133,11 +142,14 @@ def pretrain(
         chunk=settings.batch_size,
         first=_rows_seen(checkpoint),
     )
+    collator = _SeededCollator(objective, settings.seed)
+    if settings.router_start == "salient" and checkpoint is None:
+        _start_routers(model, stream, collator, settings)
     trainer = _PretrainingTrainer(
         model=model,
         args=arguments,
         train_dataset=stream,
-        data_collator=_SeededCollator(objective, settings.seed),
+        data_collator=collator,
         callbacks=list(callbacks),
         objective=objective,
         router_learning_rate=settings.router_learning_rate,
@@ -197,6 +209,23 @@ class _SeededCollator:
         generator = torch.Generator().manual_seed(_mix(self.seed, _MASKS, place))
         plain = [{k: v for k, v in example.items() if k != POSITION} for example in examples]
         return self.objective.collate(plain, generator)
+
+
+def _start_routers(
+    model: PreTrainedModel,
+    stream: EndlessRows,
+    collator: _SeededCollator,
+    settings: PretrainingSettings,
+) -> None:
+    """Let the routers start at salient tokens of the first rows."""
+    examples = list(islice(stream, settings.router_start_rows))
+    size = settings.batch_size
+    batches = [collator(examples[i : i + size]) for i in range(0, len(examples), size)]
+    inputs = [
+        {key: value.to(model.device) for key, value in collator.objective.inputs(batch).items()}
+        for batch in batches
+    ]
+    start_routers(model, inputs)
 
 
 def _mix(*numbers: int) -> int:
