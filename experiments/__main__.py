@@ -14,10 +14,10 @@ from conditional_adapters.cli._console import messages, print_table
 from ._config import FOLDER, experiment_names, load_experiment, load_pretraining
 from ._pretrain import run_pretraining
 from ._report import render as render_page
-from ._report import table
 from ._results import is_current, write_run, write_speed
 from ._run import run_row
 from ._speed import measure_speed
+from ._tables import table
 
 Workspace = Annotated[Path, typer.Option(help="Folder for checkpoints.")]
 WORKSPACE = Path("runs/experiments")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from conditional_adapters import ConditionalAdapterConfig, read_adapter_config
 from conditional_adapters.assets import find_adapter
+from conditional_adapters.tasks.kinds import default_task
+from conditional_adapters.tasks.task import TaskKind
 from conditional_adapters.training import PretrainingSettings, TrainingSettings
 
 FOLDER = Path(__file__).resolve().parent
@@ -49,6 +52,7 @@ class Row(Strict):
     pretraining: str | None = None  # or the model and the adapter that a pretraining left
     num_layers: int | None = None  # keep so many layers of the encoder, evenly
     max_length: int | None = None  # cut texts here instead
+    masks_silence: bool = True  # tell routers where the speech ends, or let them find it
     rank: int = 8  # of LoRA
     training: dict[str, Any] = Field(default_factory=dict)  # differences from the experiment's
     # Evaluate an elastic adapter with each of these.
@@ -61,12 +65,19 @@ class Pretraining(Strict):
 
     title: str
     model: str
-    data: tuple[Data, ...]  # training parts whose rows are read without their labels
+    # Training parts whose rows are read without their labels; all rows where no part is for tests.
+    data: tuple[Data, ...]
     max_length: int | None = None
+    masks_silence: bool = True  # as in Row
     adapter: dict[str, Any]
     settings: dict[str, Any]  # fields of PretrainingSettings
     layer_weight: float = 1.0  # of Distillation
     final_weight: float = 1.0
+    includes_padding: bool = False
+
+    def values(self) -> dict[str, Any]:
+        """Return all that the result depends on."""
+        return _values(self, later=("masks_silence", "includes_padding"))
 
 
 class Experiment(Strict):
@@ -83,6 +94,11 @@ class Experiment(Strict):
     training: dict[str, Any] = Field(default_factory=dict)  # fields of TrainingSettings
     rows: dict[str, Row]
 
+    @property
+    def kind(self) -> TaskKind:
+        """The task, which is that of the model."""
+        return default_task(self.model)
+
     def row_settings(self, name: str) -> tuple[Row, TrainingSettings]:
         """Return a row and how it trains; both are checked."""
         row = self.rows[name]
@@ -97,17 +113,23 @@ class Experiment(Strict):
 
     def digest(self, name: str) -> str:
         """Return a hash of all that a row's result depends on; a changed row runs again."""
-        row = self.rows[name].model_dump(exclude={"title", "seeds"})
+        row = _values(self.rows[name], later=("masks_silence", "pretraining"))
+        del row["title"], row["seeds"]
         if row["init"] is not None:
             row["init"] = [row["init"], _adapter_digest(row["init"])]
-        if row["pretraining"] is None:
-            del row["pretraining"]
-        else:
-            row["pretraining"] = load_pretraining(row["pretraining"]).model_dump()
+        if "pretraining" in row:
+            row["pretraining"] = load_pretraining(row["pretraining"]).values()
         training = {**self.training, **row.pop("training")}
         shared = self.data.model_dump() | {"model": self.model, "max_length": self.max_length}
         text = json.dumps([row, training, shared], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _values(part: Strict, *, later: Collection[str]) -> dict[str, Any]:
+    """Return the fields, without defaults of those that came after the first results."""
+    defaults = {name: field.default for name, field in type(part).model_fields.items()}
+    values = part.model_dump()
+    return {k: v for k, v in values.items() if k not in later or v != defaults[k]}
 
 
 def _adapter_digest(name: str) -> str:

@@ -11,9 +11,11 @@ from typer.testing import CliRunner
 from experiments import __main__ as command
 from experiments import _config
 from experiments._config import load_experiment
-from experiments._methods import build_classifier
-from experiments._report import difference, interval, render, table
-from experiments._results import pack, read_results, unpack
+from experiments._methods import build_task
+from experiments._quality import ACCURACY, Outcomes
+from experiments._report import render
+from experiments._results import read_results
+from experiments._tables import difference, interval, table
 from tests.tiny_bert import word_tokenizer, write_bert
 
 EXPERIMENT = {
@@ -83,7 +85,7 @@ def test_every_row_runs_once_and_again_only_when_it_changes(folder, monkeypatch)
         for run in by_seed.values():
             assert (run["rows"], run["training_rows"], run["steps"]) == (30, 60, 8 * 8)
             for result in run["results"]:
-                right = unpack(result["is_right"], 30)
+                right = ACCURACY.unpack(result, 30).points
                 assert result["accuracy"] == pytest.approx(right.mean(), abs=1e-5)
             assert run["versions"]["torch"] == torch.__version__
             assert len(run["commit"]) == 40
@@ -129,15 +131,13 @@ def test_speeds_and_the_page(folder) -> None:
 
 def test_the_kept_layers_are_spread_evenly(folder, tmp_path) -> None:
     experiment = load_experiment("words")
-    whole = build_classifier(experiment, experiment.rows["dense"], ["even", "odd"], tmp_path)
-    half = build_classifier(experiment, experiment.rows["half"], ["even", "odd"], tmp_path)
+    whole = build_task(experiment, experiment.rows["dense"], ["even", "odd"], tmp_path)
+    half = build_task(experiment, experiment.rows["half"], ["even", "odd"], tmp_path)
     layers, kept = whole.model.bert.encoder.layer, half.model.bert.encoder.layer
     for kept_layer, index in zip(kept, (1, 3), strict=True):
         weight = layers[index].attention.self.query.weight
         torch.testing.assert_close(kept_layer.attention.self.query.weight, weight, rtol=0, atol=0)
-    assert (
-        build_classifier(experiment, experiment.rows["short"], ["a", "b"], tmp_path).max_length == 8
-    )
+    assert build_task(experiment, experiment.rows["short"], ["a", "b"], tmp_path).max_length == 8
 
 
 @pytest.mark.parametrize(
@@ -164,15 +164,19 @@ def test_an_unknown_experiment_or_row_lists_the_known_ones(folder) -> None:
     assert "it has ['dense'" in str(result.exception)
 
 
+def packed(right):
+    return ACCURACY.pack(Outcomes(np.asarray(right), np.ones(len(right))))
+
+
 def test_packing_keeps_every_row() -> None:
     for size in (1, 8, 13, 725):
         right = np.random.default_rng(size).random(size) < 0.7
-        assert (unpack(pack(right), size) == right).all()
+        assert (ACCURACY.unpack(packed(right), size).points == right).all()
 
 
 def test_the_interval_of_one_seed_is_that_of_a_mean() -> None:
     deltas = np.random.default_rng(0).choice([-1.0, 0.0, 1.0], p=[0.1, 0.7, 0.2], size=(1, 2000))
-    lower, upper = interval(deltas)
+    lower, upper = interval(deltas, np.ones(2000))
     half = 1.96 * deltas.std() / np.sqrt(2000)
     assert lower == pytest.approx(deltas.mean() - half, abs=0.1 * half)
     assert upper == pytest.approx(deltas.mean() + half, abs=0.1 * half)
@@ -180,16 +184,16 @@ def test_the_interval_of_one_seed_is_that_of_a_mean() -> None:
 
 def test_seeds_that_differ_widen_the_interval() -> None:
     deltas = np.zeros((3, 1000))
-    assert interval(deltas) == (0, 0)
+    assert interval(deltas, np.ones(1000)) == (0, 0)
     deltas[0] = 1.0  # one of three seeds is better everywhere: resamples have 0 to 3 of it
-    lower, upper = interval(deltas)
+    lower, upper = interval(deltas, np.ones(1000))
     assert lower == 0
     assert upper > 0.6
 
 
 def test_differences_are_paired_by_seed_and_row() -> None:
     right = np.array([True, True, False, False])
-    runs = {"0": {"is_right": pack(right), "rows": 4}, "5": {"is_right": pack(right), "rows": 4}}
-    reference = {"0": {"is_right": pack(~right), "rows": 4}}
-    assert difference(runs, reference).startswith("+0.0 ")
-    assert difference({"5": runs["5"]}, reference) == "-"
+    runs = {"0": {**packed(right), "rows": 4}, "5": {**packed(right), "rows": 4}}
+    reference = {"0": {**packed(~right), "rows": 4}}
+    assert difference(ACCURACY, runs, reference).startswith("+0.0 ")
+    assert difference(ACCURACY, {"5": runs["5"]}, reference) == "-"
