@@ -46,6 +46,9 @@ class Row(Strict):
     """One method of the comparison."""
 
     title: str
+    group: str | None = None  # the table it stands in
+    # A row that it is compared with besides the baseline; or one for each reduction factor.
+    compare: str | dict[float, str] | None = None
     method: Method = "adapter"
     adapter: dict[str, Any] = Field(default_factory=dict)  # fields of ConditionalAdapterConfig
     init: str | None = None  # a pretrained adapter to start from
@@ -58,6 +61,12 @@ class Row(Strict):
     # Evaluate an elastic adapter with each of these.
     reduction_factors: tuple[float, ...] = ()
     seeds: tuple[int, ...] | None = None  # differing from the experiment's
+
+    def compared_with(self, factor: float | None) -> str | None:
+        """Return the row that it is compared with at a reduction factor."""
+        if not isinstance(self.compare, dict):
+            return self.compare
+        return None if factor is None else self.compare.get(factor)
 
 
 class Pretraining(Strict):
@@ -92,7 +101,10 @@ class Experiment(Strict):
     seeds: tuple[int, ...] = (0, 1, 2)
     timing_batch: int = 8
     training: dict[str, Any] = Field(default_factory=dict)  # fields of TrainingSettings
+    learning_rates: tuple[float, ...] = (0.0001, 0.0005, 0.002, 0.008)  # of which `tune` chooses
     rows: dict[str, Row]
+    # Chosen by `tune`, of adapters and routers alike. Not in the file.
+    tuned: dict[str, float] = Field(default_factory=dict)
 
     @property
     def kind(self) -> TaskKind:
@@ -104,7 +116,20 @@ class Experiment(Strict):
         row = self.rows[name]
         if row.method == "adapter":
             ConditionalAdapterConfig.from_dict(row.adapter)
-        return row, TrainingSettings(**{**self.training, **row.training})
+        return row, TrainingSettings(**self._training(name))
+
+    def _training(self, name: str) -> dict[str, Any]:
+        training = {**self.training, **self.rows[name].training}
+        rate = self.tuned.get(name)
+        usual = TrainingSettings(**training)
+        if rate is not None and (usual.learning_rate, usual.router_learning_rate) != (rate, rate):
+            training |= {"learning_rate": rate, "router_learning_rate": rate}
+        return training
+
+    def for_tuning(self) -> "Experiment":
+        """Return the experiment with all rows as in the file, evaluated on validation rows."""
+        data = self.data.model_copy(update={"evaluate_on": "validation"})
+        return self.model_copy(update={"data": data, "tuned": {}})
 
     def row_seeds(self, name: str) -> tuple[int, ...]:
         """Return the seeds of a row."""
@@ -114,12 +139,13 @@ class Experiment(Strict):
     def digest(self, name: str) -> str:
         """Return a hash of all that a row's result depends on; a changed row runs again."""
         row = _values(self.rows[name], later=("masks_silence", "pretraining"))
-        del row["title"], row["seeds"]
+        for presentation in ("title", "seeds", "group", "compare", "training"):
+            del row[presentation]
         if row["init"] is not None:
             row["init"] = [row["init"], _adapter_digest(row["init"])]
         if "pretraining" in row:
             row["pretraining"] = load_pretraining(row["pretraining"]).values()
-        training = {**self.training, **row.pop("training")}
+        training = self._training(name)
         shared = self.data.model_dump() | {"model": self.model, "max_length": self.max_length}
         text = json.dumps([row, training, shared], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -197,10 +223,33 @@ def load_experiment(name: str) -> Experiment:
         raise SystemExit(f"no experiment {name!r}. There are: {', '.join(experiment_names())}.")
     try:
         experiment = Experiment.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-        for row in experiment.rows:
-            experiment.row_settings(row)
+        for name_of_row, row in experiment.rows.items():
+            experiment.row_settings(name_of_row)
+            compared = row.compare.values() if isinstance(row.compare, dict) else [row.compare]
+            for other in compared:
+                if other is not None and other not in experiment.rows:
+                    raise ValueError(
+                        f"{name_of_row} is compared with {other!r}, which is not one of the rows: "
+                        f"{', '.join(experiment.rows)}."
+                    )
     except (ValueError, TypeError) as error:
         raise SystemExit(f"{path}: {error}") from error
     if experiment.baseline not in experiment.rows:
         raise SystemExit(f"{path}: baseline {experiment.baseline!r} is not one of the rows.")
-    return experiment
+    tuned = {
+        row: entry["learning_rate"]
+        for row, entry in read_tuning(name).items()
+        if row in experiment.rows
+        and "learning_rate" in entry
+        and entry["settings"] == experiment.for_tuning().digest(row)
+    }
+    return experiment.model_copy(update={"tuned": tuned})
+
+
+def read_tuning(name: str) -> dict[str, Any]:
+    """Return what `tune` wrote: for each row the quality by learning rate, and the choice."""
+    path = FOLDER / name / "tuning.json"
+    if not path.exists():
+        return {}
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return stored

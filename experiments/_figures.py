@@ -29,6 +29,8 @@ def speed_figure(name: str, experiment: Experiment, results: dict[str, Any]) -> 
     figure = Figure(figsize=(6.4, 4), dpi=150, layout="constrained")
     axes = figure.subplots()
     for row_name, row in experiment.rows.items():
+        if row.group is not None:
+            continue  # tables have room for all, a figure has not
         points = []
         for key, runs in evaluations(row_name, experiment, results).items():
             timing = results["speed"].get(key)
@@ -55,7 +57,7 @@ def pretraining_figure(name: str, experiment: Experiment, results: dict[str, Any
         mean, deviation = percentages(quality, runs)
         if row_name == experiment.baseline:
             dense = mean
-        elif row.method == "adapter" and "router_kind" not in row.adapter:
+        elif (row.method, set(row.adapter)) == ("adapter", {"reduction_factor"}):
             point = pretraining_steps(row), mean, deviation
             curves.setdefault(row.adapter["reduction_factor"], []).append(point)
     curves = {

@@ -7,7 +7,7 @@ from typing import Any
 from ._config import Experiment, experiment_names, load_experiment
 from ._figures import docs, pretraining_figure, speed_figure
 from ._results import read_results
-from ._tables import RESAMPLES, table
+from ._tables import RESAMPLES, Line, tables
 
 HEAD = """# Experiments
 
@@ -22,6 +22,7 @@ How to read the tables:
 - *difference* is that to the baseline in points (of a word error rate: above 0 is worse), paired by
   seed and test row, with a 95 % interval from {resamples:,} resamples of test rows and of seeds. A
   word error rate is a ratio of sums: words and errors of a clip are resampled together.
+- *compared with* is the difference to another row than the baseline, in the same way.
 - *new* is what a method adds to the pretrained model, without the task head.
 - *FLOPs*, *encoder* and *step* say how many times fewer operations and how many times faster than
   the baseline: for a batch of full length, all rows in turns in one process, median of the ratios
@@ -42,12 +43,9 @@ def render() -> Path:
 
 
 def _section(name: str, experiment: Experiment, results: dict[str, Any]) -> str:
-    lines = table(name)
-    if not lines:
+    groups = tables(name)
+    if not groups:
         return ""
-    columns = list(lines[0])
-    rows = [" | ".join(columns), " | ".join("---" for _ in columns)]
-    rows += [" | ".join(line.values()) for line in lines]
     some = next(iter(next(iter(results["runs"].values())).values()))
     text = [
         f"## {experiment.title}",
@@ -58,9 +56,10 @@ def _section(name: str, experiment: Experiment, results: dict[str, Any]) -> str:
         f"{some['rows']:,} rows of the {some['evaluated_on']} part. Settings: "
         f"`experiments/{name}/config.yaml`; command: `python -m experiments run {name}`.",
         "",
-        *(f"| {row} |" for row in rows),
-        "",
     ]
+    for group, lines in groups.items():
+        text += [] if group is None else [f"### {experiment.title}: {group}", ""]
+        text += [*_markdown(lines), ""]
     for figure, what in (
         (speed_figure(name, experiment, results), "quality against speed"),
         (pretraining_figure(name, experiment, results), "quality over steps of pretraining"),
@@ -69,3 +68,9 @@ def _section(name: str, experiment: Experiment, results: dict[str, Any]) -> str:
             path = os.path.relpath(figure, docs())
             text += [f"![{experiment.title}: {what}]({path})", ""]
     return "\n".join(text)
+
+
+def _markdown(lines: list[Line]) -> list[str]:
+    columns = list(lines[0])
+    rows = [columns, ["---"] * len(columns), *(list(line.values()) for line in lines)]
+    return [f"| {' | '.join(row)} |" for row in rows]

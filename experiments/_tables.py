@@ -13,18 +13,46 @@ RESAMPLES = 10_000
 Runs = dict[str, Run]  # by seed
 
 
-def table(name: str) -> list[dict[str, str]]:
-    """Return the table of one experiment, a dictionary for each line."""
+Line = dict[str, str]
+
+
+def table(name: str) -> list[Line]:
+    """Return all lines of one experiment, with the same columns."""
+    return _fill([line for lines in tables(name).values() for line in lines])
+
+
+def tables(name: str) -> dict[str | None, list[Line]]:
+    """Return the tables of one experiment by group; rows without a group come first."""
     experiment, results = load_experiment(name), read_results(name)
     baseline = evaluations(experiment.baseline, experiment, results)
     if not baseline:
-        return []
+        return {}
     reference = next(iter(baseline.values()))
-    lines = []
+    groups: dict[str | None, list[Line]] = {None: []}
     for row_name, row in experiment.rows.items():
         for key, runs in evaluations(row_name, experiment, results).items():
-            lines.append(_line(experiment, row, key, runs, reference, results["speed"]))
-    return lines
+            line = _line(experiment, row, key, runs, reference, results["speed"])
+            factor = next(iter(runs.values())).get("reduction_factor")
+            if (other := row.compared_with(factor)) is not None:
+                line["compared with"] = _comparison(other, factor, runs, experiment, results)
+            groups.setdefault(row.group, []).append(line)
+    return {group: _fill(lines) for group, lines in groups.items() if lines}
+
+
+def _fill(lines: list[Line]) -> list[Line]:
+    """Give all lines the columns that one of them has."""
+    columns = max(lines, key=len, default={})
+    return [{column: line.get(column, "-") for column in columns} for line in lines]
+
+
+def _comparison(
+    other: str, factor: float | None, runs: Runs, experiment: Experiment, results: dict[str, Any]
+) -> str:
+    """Return the difference to a row that is not the baseline."""
+    found = evaluations(other, experiment, results)
+    reference = found.get(other) or found.get(f"{other}@{factor:g}" if factor else other, {})
+    quality = quality_of(experiment.kind.name)
+    return f"{experiment.rows[other].title}: {difference(quality, runs, reference)}"
 
 
 def evaluations(row_name: str, experiment: Experiment, results: dict[str, Any]) -> dict[str, Runs]:

@@ -1,5 +1,6 @@
 """The harness of the quality experiments, on a tiny model and real files."""
 
+import json
 import random
 
 import numpy as np
@@ -22,7 +23,7 @@ EXPERIMENT = {
     "title": "Even and odd words",
     "question": "Does the harness work?",
     "max_length": 16,
-    "data": {"test_rows": 30},
+    "data": {"test_rows": 30, "validation_rows": 20},
     "baseline": "dense",
     "seeds": [0, 1],
     "timing_batch": 4,
@@ -34,6 +35,8 @@ EXPERIMENT = {
             "adapter": {"reduction_factor": [2, 4]},
             "reduction_factors": [2, 4],
             "seeds": [0],
+            "group": "Elastic",
+            "compare": {4: "half"},
         },
         "lora": {"title": "LoRA", "method": "lora", "rank": 2},
         "full": {"title": "all", "method": "full", "training": {"learning_rate": 0.001}},
@@ -94,6 +97,11 @@ def test_every_row_runs_once_and_again_only_when_it_changes(folder, monkeypatch)
     assert runs["probe"]["0"]["new_parameters"] == 0
     assert runs["lora"]["0"]["new_parameters"] == 4 * 2 * 2 * 2 * 32  # layers, q and v, A and B
     assert runs["full"]["0"]["new_parameters_share"] > 0.9
+    flops = {
+        row: runs[row]["0"]["results"][0]["flops_per_row"] for row in ("dense", "half", "short")
+    }
+    assert flops["dense"] / flops["half"] == pytest.approx(2, rel=0.01)  # 2 of 4 layers
+    assert 2 < flops["dense"] / flops["short"] < 2.5  # 8 of 16 tokens
     calls = []
 
     def run_row(_experiment, _name, row, seed, _workspace):
@@ -105,16 +113,18 @@ def test_every_row_runs_once_and_again_only_when_it_changes(folder, monkeypatch)
     invoke("run", "words")
     assert calls == []
     rows = {**EXPERIMENT["rows"], "lora": {"title": "LoRA", "method": "lora", "rank": 3}}
-    rows["probe"] = {**rows["probe"], "title": "another title"}
+    rows["probe"] = {**rows["probe"], "title": "another title", "group": "x", "compare": "dense"}
     write(folder, rows=rows)
     invoke("run", "words")
     assert calls == [("lora", 0), ("lora", 1)]
 
 
 def test_speeds_and_the_page(folder) -> None:
-    invoke("run", "words", "--rows", "dense,elastic", "--seeds", "0")
-    invoke("speed", "words", "--rounds", "3")
-    lines = table("words")
+    invoke("run", "words", "--rows", "dense,elastic,half", "--seeds", "0")
+    invoke("speed", "words", "--rows", "elastic", "--rounds", "3")
+    assert set(read_results("words")["speed"]) >= {"dense", "elastic@2", "elastic@4"}
+    assert "half" not in read_results("words")["speed"]
+    lines = [line for line in table("words") if line["method"] != "half"]
     assert [line["method"] for line in lines] == [
         "dense adapters",
         "elastic, r = 2",
@@ -125,8 +135,47 @@ def test_speeds_and_the_page(folder) -> None:
     assert float(lines[2]["FLOPs"][:-1]) > float(lines[1]["FLOPs"][:-1]) > 1.3
     text = render().read_text()
     assert "| dense adapters | " in text
+    main, _, elastic = text.partition("### Even and odd words: Elastic\n")
+    assert "elastic, r = 2" not in main
+    assert "compared with" not in main.partition("## Even")[2]
+    header, _, first, second = elastic.strip().splitlines()[:4]
+    assert header.endswith(" compared with |")
+    assert first.startswith("| elastic, r = 2 |")
+    assert first.endswith(" - |")
+    reference = read_results("words")["runs"]["half"]["0"]
+    run = read_results("words")["runs"]["elastic"]["0"]
+    merged = ({"0": {**reference, **reference["results"][0]}}, {"0": {**run, **run["results"][1]}})
+    expected = difference(ACCURACY, merged[1], merged[0])
+    assert second.endswith(f"| half: {expected} |")
     assert "LoRA" not in text
     assert (folder.parent / "docs" / "images" / "experiment-words.png").stat().st_size > 10_000
+
+
+def test_tuning_tries_the_same_rates_for_each_row_on_validation_rows(folder, monkeypatch) -> None:
+    write(folder, learning_rates=[1e-6, 0.005])
+    untuned = {row: load_experiment("words").digest(row) for row in ("dense", "probe")}
+    invoke("tune", "words", "--rows", "dense,probe")
+    tuning = json.loads((folder / "words" / "tuning.json").read_text())
+    assert {row: set(entry["accuracy"]) for row, entry in tuning.items()} == {
+        "dense": {"1e-06", "0.005"},
+        "probe": {"1e-06", "0.005"},
+    }
+    for entry in tuning.values():  # 20 validation rows
+        assert all(20 * accuracy == round(20 * accuracy) for accuracy in entry["accuracy"].values())
+    assert tuning["dense"]["learning_rate"] == 0.005
+    experiment = load_experiment("words")
+    assert experiment.digest("dense") == untuned["dense"]  # as in the file: no run is lost
+    tuning["probe"]["learning_rate"] = 1e-6
+    (folder / "words" / "tuning.json").write_text(json.dumps(tuning))
+    experiment = load_experiment("words")
+    settings = experiment.row_settings("probe")[1]
+    assert settings.learning_rate == settings.router_learning_rate == 1e-6
+    assert experiment.digest("probe") != untuned["probe"]
+    monkeypatch.setattr("experiments._tune.run_row", None)
+    invoke("tune", "words", "--rows", "dense,probe")  # nothing is trained again
+    rows = {**EXPERIMENT["rows"], "probe": {**EXPERIMENT["rows"]["probe"], "max_length": 8}}
+    write(folder, rows=rows)
+    assert set(load_experiment("words").tuned) == {"dense"}  # another row is no longer tuned
 
 
 def test_the_kept_layers_are_spread_evenly(folder, tmp_path) -> None:
@@ -148,6 +197,10 @@ def test_the_kept_layers_are_spread_evenly(folder, tmp_path) -> None:
         ({"rows": {"dense": {"title": "x", "adapter": {"epsilon": -1}}}}, "epsilon must be"),
         ({"training": {"epochs": -1}}, "epochs must be above 0"),
         ({"training": {"epoch": 1}}, "epoch"),
+        (
+            {"rows": {"dense": {"title": "x", "compare": "r4"}}},
+            "dense is compared with 'r4', which is not one of the rows: dense",
+        ),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_name(folder, changes, words) -> None:
