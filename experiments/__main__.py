@@ -11,15 +11,18 @@ from benchmarks._report import describe_run
 from conditional_adapters._atomic import replace_text
 from conditional_adapters.cli._console import messages, print_table
 
-from ._config import FOLDER, experiment_names, load_experiment, load_pretraining
+from ._config import FOLDER, Experiment, experiment_names, load_experiment, load_pretraining
 from ._pretrain import run_pretraining
 from ._report import render as render_page
-from ._report import table
 from ._results import is_current, write_run, write_speed
 from ._run import run_row
 from ._speed import measure_speed
+from ._tables import table
+from ._tune import tune_row
 
 Workspace = Annotated[Path, typer.Option(help="Folder for checkpoints.")]
+Rows = Annotated[str, typer.Option(help="Only these rows, divided by commas.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")]
 WORKSPACE = Path("runs/experiments")
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
@@ -28,9 +31,9 @@ app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 @app.command()
 def run(
     names: Annotated[list[str] | None, typer.Argument(help="Experiments; all if none.")] = None,
-    rows: Annotated[str, typer.Option(help="Only these rows, divided by commas.")] = "",
+    rows: Rows = "",
     seeds: Annotated[str, typer.Option(help="Only these seeds, divided by commas.")] = "",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")] = None,
+    threads: Threads = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """Run what is missing, and what was made with other settings than today's file has.
@@ -42,10 +45,7 @@ def run(
         torch.set_num_threads(threads)
     for name in names or experiment_names():
         experiment = load_experiment(name)
-        wanted = rows.split(",") if rows else list(experiment.rows)
-        unknown = set(wanted) - set(experiment.rows)
-        if unknown:
-            raise SystemExit(f"{name} has no rows {sorted(unknown)}; it has {[*experiment.rows]}.")
+        wanted = _wanted(experiment, name, rows)
         for seed in sorted({seed for row in wanted for seed in experiment.row_seeds(row)}):
             for row in wanted:
                 is_wanted = not seeds or str(seed) in seeds.split(",")
@@ -61,9 +61,30 @@ def run(
 
 
 @app.command()
+def tune(
+    names: Annotated[list[str], typer.Argument(help="Experiments.")],
+    rows: Rows = "",
+    threads: Threads = None,
+    workspace: Workspace = WORKSPACE,
+) -> None:
+    """Choose the learning rate of each row on validation rows; `run` uses it from then on.
+
+    All rows get the same rates (`learning_rates` of the experiment) and one seed. Writes
+    experiments/NAME/tuning.json after every training; what is there is not trained again.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    for name in names:
+        experiment = load_experiment(name)
+        for row in _wanted(experiment, name, rows):
+            rate = tune_row(experiment, name, row, workspace)
+            messages.print(f"{name}: {row}, learning rate {rate:g}")
+
+
+@app.command()
 def pretrain(
     name: Annotated[str, typer.Argument(help="A folder with a pretraining.yaml.")],
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")] = None,
+    threads: Threads = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """Pretrain an adapter, or go on with what was interrupted.
@@ -85,15 +106,22 @@ def pretrain(
 @app.command()
 def speed(
     names: Annotated[list[str], typer.Argument(help="Experiments.")],
+    rows: Rows = "",
     rounds: Annotated[int, typer.Option(min=3, help="Measured rounds.")] = 11,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")] = None,
+    threads: Threads = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
-    """Time encoder and training step of all rows in turns; wants a machine without other work."""
+    """Time encoder and training step of rows in turns; wants a machine without other work.
+
+    Replaces all speeds of the experiment.
+    """
     if threads is not None:
         torch.set_num_threads(threads)
     for name in names:
         experiment = load_experiment(name)
+        wanted = {experiment.baseline, *_wanted(experiment, name, rows)}
+        chosen = {row: experiment.rows[row] for row in experiment.rows if row in wanted}
+        experiment = experiment.model_copy(update={"rows": chosen})
         torch.manual_seed(0)
         described = describe_run("experiments", "transformers")
         write_speed(
@@ -106,6 +134,15 @@ def speed(
 def render() -> None:
     """Write docs/experiments.md and its figures from the results."""
     messages.print(f"wrote {render_page()}")
+
+
+def _wanted(experiment: Experiment, name: str, rows: str) -> list[str]:
+    """Return the rows of an option."""
+    wanted = rows.split(",") if rows else list(experiment.rows)
+    unknown = set(wanted) - set(experiment.rows)
+    if unknown:
+        raise SystemExit(f"{name} has no rows {sorted(unknown)}; it has {[*experiment.rows]}.")
+    return wanted
 
 
 if __name__ == "__main__":

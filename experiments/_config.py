@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from conditional_adapters import ConditionalAdapterConfig, read_adapter_config
 from conditional_adapters.assets import find_adapter
+from conditional_adapters.tasks.kinds import default_task
+from conditional_adapters.tasks.task import TaskKind
 from conditional_adapters.training import PretrainingSettings, TrainingSettings
 
 FOLDER = Path(__file__).resolve().parent
@@ -43,17 +46,27 @@ class Row(Strict):
     """One method of the comparison."""
 
     title: str
+    group: str | None = None  # the table it stands in
+    # A row that it is compared with besides the baseline; or one for each reduction factor.
+    compare: str | dict[float, str] | None = None
     method: Method = "adapter"
     adapter: dict[str, Any] = Field(default_factory=dict)  # fields of ConditionalAdapterConfig
     init: str | None = None  # a pretrained adapter to start from
     pretraining: str | None = None  # or the model and the adapter that a pretraining left
     num_layers: int | None = None  # keep so many layers of the encoder, evenly
     max_length: int | None = None  # cut texts here instead
+    masks_silence: bool = True  # tell routers where the speech ends, or let them find it
     rank: int = 8  # of LoRA
     training: dict[str, Any] = Field(default_factory=dict)  # differences from the experiment's
     # Evaluate an elastic adapter with each of these.
     reduction_factors: tuple[float, ...] = ()
     seeds: tuple[int, ...] | None = None  # differing from the experiment's
+
+    def compared_with(self, factor: float | None) -> str | None:
+        """Return the row that it is compared with at a reduction factor."""
+        if not isinstance(self.compare, dict):
+            return self.compare
+        return None if factor is None else self.compare.get(factor)
 
 
 class Pretraining(Strict):
@@ -61,12 +74,21 @@ class Pretraining(Strict):
 
     title: str
     model: str
-    data: tuple[Data, ...]  # training parts whose rows are read without their labels
+    # Training parts whose rows are read without their labels; all rows where no part is for tests.
+    data: tuple[Data, ...]
     max_length: int | None = None
+    masks_silence: bool = True  # as in Row
     adapter: dict[str, Any]
     settings: dict[str, Any]  # fields of PretrainingSettings
     layer_weight: float = 1.0  # of Distillation
     final_weight: float = 1.0
+    includes_padding: bool = False
+    # Further recordings: several of the others after each other, with pauses, of 2 to 29 seconds.
+    joined_rows: int = 0
+
+    def values(self) -> dict[str, Any]:
+        """Return all that the result depends on."""
+        return _values(self, later=("masks_silence", "includes_padding", "joined_rows"))
 
 
 class Experiment(Strict):
@@ -81,14 +103,35 @@ class Experiment(Strict):
     seeds: tuple[int, ...] = (0, 1, 2)
     timing_batch: int = 8
     training: dict[str, Any] = Field(default_factory=dict)  # fields of TrainingSettings
+    learning_rates: tuple[float, ...] = (0.0001, 0.0005, 0.002, 0.008)  # of which `tune` chooses
     rows: dict[str, Row]
+    # Chosen by `tune`, of adapters and routers alike. Not in the file.
+    tuned: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def kind(self) -> TaskKind:
+        """The task, which is that of the model."""
+        return default_task(self.model)
 
     def row_settings(self, name: str) -> tuple[Row, TrainingSettings]:
         """Return a row and how it trains; both are checked."""
         row = self.rows[name]
         if row.method == "adapter":
             ConditionalAdapterConfig.from_dict(row.adapter)
-        return row, TrainingSettings(**{**self.training, **row.training})
+        return row, TrainingSettings(**self._training(name))
+
+    def _training(self, name: str) -> dict[str, Any]:
+        training = {**self.training, **self.rows[name].training}
+        rate = self.tuned.get(name)
+        usual = TrainingSettings(**training)
+        if rate is not None and (usual.learning_rate, usual.router_learning_rate) != (rate, rate):
+            training |= {"learning_rate": rate, "router_learning_rate": rate}
+        return training
+
+    def for_tuning(self) -> "Experiment":
+        """Return the experiment with all rows as in the file, evaluated on validation rows."""
+        data = self.data.model_copy(update={"evaluate_on": "validation"})
+        return self.model_copy(update={"data": data, "tuned": {}})
 
     def row_seeds(self, name: str) -> tuple[int, ...]:
         """Return the seeds of a row."""
@@ -97,17 +140,24 @@ class Experiment(Strict):
 
     def digest(self, name: str) -> str:
         """Return a hash of all that a row's result depends on; a changed row runs again."""
-        row = self.rows[name].model_dump(exclude={"title", "seeds"})
+        row = _values(self.rows[name], later=("masks_silence", "pretraining"))
+        for presentation in ("title", "seeds", "group", "compare", "training"):
+            del row[presentation]
         if row["init"] is not None:
             row["init"] = [row["init"], _adapter_digest(row["init"])]
-        if row["pretraining"] is None:
-            del row["pretraining"]
-        else:
-            row["pretraining"] = load_pretraining(row["pretraining"]).model_dump()
-        training = {**self.training, **row.pop("training")}
+        if "pretraining" in row:
+            row["pretraining"] = load_pretraining(row["pretraining"]).values()
+        training = self._training(name)
         shared = self.data.model_dump() | {"model": self.model, "max_length": self.max_length}
         text = json.dumps([row, training, shared], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _values(part: Strict, *, later: Collection[str]) -> dict[str, Any]:
+    """Return the fields, without defaults of those that came after the first results."""
+    defaults = {name: field.default for name, field in type(part).model_fields.items()}
+    values = part.model_dump()
+    return {k: v for k, v in values.items() if k not in later or v != defaults[k]}
 
 
 def _adapter_digest(name: str) -> str:
@@ -175,10 +225,33 @@ def load_experiment(name: str) -> Experiment:
         raise SystemExit(f"no experiment {name!r}. There are: {', '.join(experiment_names())}.")
     try:
         experiment = Experiment.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-        for row in experiment.rows:
-            experiment.row_settings(row)
+        for name_of_row, row in experiment.rows.items():
+            experiment.row_settings(name_of_row)
+            compared = row.compare.values() if isinstance(row.compare, dict) else [row.compare]
+            for other in compared:
+                if other is not None and other not in experiment.rows:
+                    raise ValueError(
+                        f"{name_of_row} is compared with {other!r}, which is not one of the rows: "
+                        f"{', '.join(experiment.rows)}."
+                    )
     except (ValueError, TypeError) as error:
         raise SystemExit(f"{path}: {error}") from error
     if experiment.baseline not in experiment.rows:
         raise SystemExit(f"{path}: baseline {experiment.baseline!r} is not one of the rows.")
-    return experiment
+    tuned = {
+        row: entry["learning_rate"]
+        for row, entry in read_tuning(name).items()
+        if row in experiment.rows
+        and "learning_rate" in entry
+        and entry["settings"] == experiment.for_tuning().digest(row)
+    }
+    return experiment.model_copy(update={"tuned": tuned})
+
+
+def read_tuning(name: str) -> dict[str, Any]:
+    """Return what `tune` wrote: for each row the quality by learning rate, and the choice."""
+    path = FOLDER / name / "tuning.json"
+    if not path.exists():
+        return {}
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return stored

@@ -1,5 +1,7 @@
-"""How each method of a comparison changes a pretrained classifier before it is trained."""
+"""How each method of a comparison changes a pretrained model before it is trained."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -8,34 +10,35 @@ from conditional_adapters import ConditionalAdapterConfig, attach, count_paramet
 from conditional_adapters._sites import find_sites, head_names
 from conditional_adapters.assets import find_adapter
 from conditional_adapters.checkpoint import attach_pretrained
-from conditional_adapters.tasks.models import Classifier, load_classifier
+from conditional_adapters.tasks.kinds.speech_recognition import SpeechRecogniser
+from conditional_adapters.tasks.task import Task
 
 from ._config import Experiment, Row
 
 
-def build_classifier(
-    experiment: Experiment, row: Row, labels: list[str], workspace: Path
-) -> Classifier:
+def build_task(experiment: Experiment, row: Row, labels: Sequence[str], workspace: Path) -> Task:
     """Load the model of an experiment and prepare it as a row says.
 
     Args:
         experiment: The experiment.
         row: One of its rows.
-        labels: The class names of the data set.
+        labels: The class names of the data set; none where nothing is classified.
         workspace: Where pretrainings left what they made.
 
     Returns:
-        The classifier, with what the method trains trainable and all else frozen.
+        The task, with what the method trains trainable and all else frozen.
 
     Raises:
         SystemExit: If the pretraining that the row starts from has not been run.
     """
     max_length = row.max_length or experiment.max_length
     name, init = _start(experiment, row, workspace)
-    classifier = load_classifier(name, labels, max_length=max_length)
+    task = experiment.kind.load(name, labels, max_length=max_length)
+    if isinstance(task, SpeechRecogniser):
+        task = replace(task, masks_silence=row.masks_silence)
     if row.num_layers is not None:
-        _keep_layers(classifier, row.num_layers)
-    model = classifier.model
+        _keep_layers(task, row.num_layers)
+    model = task.model
     if row.method == "adapter":
         config = ConditionalAdapterConfig.from_dict(row.adapter)
         if init is None:
@@ -46,11 +49,11 @@ def build_classifier(
         model.requires_grad_(True)
     else:
         model.requires_grad_(False)
-        for head in _heads(classifier):
+        for head in _heads(task):
             head.requires_grad_(True)
         if row.method == "lora":
-            _add_lora(classifier, row.rank)
-    return classifier
+            _add_lora(task, row.rank)
+    return task
 
 
 def _start(experiment: Experiment, row: Row, workspace: Path) -> tuple[str, Path | None]:
@@ -66,11 +69,11 @@ def _start(experiment: Experiment, row: Row, workspace: Path) -> tuple[str, Path
     return str(model) if model.is_dir() else experiment.model, folder / "adapter"
 
 
-def count_new_parameters(classifier: Classifier, method: str) -> tuple[int, int]:
+def count_new_parameters(task: Task, method: str) -> tuple[int, int]:
     """Count what a method adds to a model, without its task head, and what the model has.
 
     Args:
-        classifier: From `build_classifier`.
+        task: From `build_task`.
         method: The method of its row.
 
     Returns:
@@ -78,38 +81,38 @@ def count_new_parameters(classifier: Classifier, method: str) -> tuple[int, int]
         model are new, because a copy of them has to be kept for each task.
     """
     if method == "adapter":
-        counts = count_parameters(classifier.model)
+        counts = count_parameters(task.model)
         return counts.new, counts.total - counts.new
-    heads = {id(p) for head in _heads(classifier) for p in head.parameters()}
-    body = [(name, p) for name, p in classifier.model.named_parameters() if id(p) not in heads]
+    heads = {id(p) for head in _heads(task) for p in head.parameters()}
+    body = [(name, p) for name, p in task.model.named_parameters() if id(p) not in heads]
     new = sum(p.numel() for name, p in body if p.requires_grad)
     lora = sum(p.numel() for name, p in body if ".lora_" in name)
-    return new, sum(p.numel() for p in classifier.model.parameters()) - lora
+    return new, sum(p.numel() for p in task.model.parameters()) - lora
 
 
-def _heads(classifier: Classifier) -> list[nn.Module]:
+def _heads(task: Task) -> list[nn.Module]:
     """Return what conditional adapters train as the head, so that all methods train the same."""
-    sites = find_sites(classifier.model)
-    return [classifier.model.get_submodule(path) for path in head_names(sites, None)]
+    sites = find_sites(task.model)
+    return [task.model.get_submodule(path) for path in head_names(sites, None)]
 
 
-def _add_lora(classifier: Classifier, rank: int) -> None:
+def _add_lora(task: Task, rank: int) -> None:
     """Put LoRA into the projections of queries and values, PEFT's usual places."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    trained = [p for p in classifier.model.parameters() if p.requires_grad]
+    trained = [p for p in task.model.parameters() if p.requires_grad]
     config = LoraConfig(r=rank, lora_alpha=2 * rank)
-    inject_adapter_in_model(config, classifier.model)
+    inject_adapter_in_model(config, task.model)
     for parameter in trained:
         parameter.requires_grad_(True)
 
 
-def _keep_layers(classifier: Classifier, num_layers: int) -> None:
+def _keep_layers(task: Task, num_layers: int) -> None:
     """Drop layers of the encoder, evenly, the last one kept."""
-    layers = find_sites(classifier.model).encoder_layers
+    layers = find_sites(task.model).encoder_layers
     step = len(layers) / num_layers
     kept = [layers[round((index + 1) * step) - 1] for index in range(num_layers)]
     del layers[num_layers:]
     for index, layer in enumerate(kept):
         layers[index] = layer
-    classifier.model.config.num_hidden_layers = num_layers
+    task.model.config.num_hidden_layers = num_layers

@@ -1,15 +1,17 @@
 """Pretrain a task-agnostic adapter by distillation, as a `pretraining.yaml` says."""
 
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from conditional_adapters import ConditionalAdapterConfig, attach, count_parameters, save_adapter
-from conditional_adapters.tasks.models import load_backbone, modality_of, save_backbone
+from conditional_adapters.tasks.kinds import default_task
+from conditional_adapters.tasks.models import load_backbone, save_backbone
 from conditional_adapters.training import Distillation, PretrainingSettings, pretrain
 
 from ._config import Pretraining
-from ._run import load_data
+from ._data import join_recordings, unlabelled_rows
 
 if TYPE_CHECKING:
     import datasets
@@ -32,13 +34,15 @@ def run_pretraining(pretraining: Pretraining, output: Path, *, resume: bool) -> 
     rows = _load_rows(pretraining)
     set_seed(settings.seed)
     backbone = load_backbone(pretraining.model, max_length=pretraining.max_length)
+    preprocessor = replace(backbone.preprocessor, masks_silence=pretraining.masks_silence)
     trains_all = settings.trainable == "all"
     teacher = load_backbone(pretraining.model).model.requires_grad_(False) if trains_all else None
     attach(backbone.model, ConditionalAdapterConfig.from_dict(pretraining.adapter))
     objective = Distillation(
-        pad=backbone.preprocessor.collate,
+        pad=preprocessor.collate,
         layer_weight=pretraining.layer_weight,
         final_weight=pretraining.final_weight,
+        includes_padding=pretraining.includes_padding,
         teacher=teacher,
     )
     start = perf_counter()
@@ -48,7 +52,7 @@ def run_pretraining(pretraining: Pretraining, output: Path, *, resume: bool) -> 
         objective=objective,
         output=output,
         settings=settings,
-        encode=backbone.preprocessor.encode,
+        encode=preprocessor.encode,
         resume=resume,
     )
     seconds = perf_counter() - start
@@ -69,6 +73,9 @@ def _load_rows(pretraining: Pretraining) -> "datasets.Dataset":
     """Read the training parts, one after the other; pretraining shuffles them."""
     import datasets
 
-    modality = modality_of(pretraining.model)
-    parts = [load_data(data, modality)[0].remove_columns("label") for data in pretraining.data]
-    return datasets.concatenate_datasets(parts)
+    kind = default_task(pretraining.model)
+    rows = datasets.concatenate_datasets([unlabelled_rows(data, kind) for data in pretraining.data])
+    if not pretraining.joined_rows:
+        return rows
+    joined = join_recordings(rows, pretraining.joined_rows, seed=0)
+    return datasets.concatenate_datasets([rows, joined])

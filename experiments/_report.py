@@ -1,20 +1,13 @@
-"""Tables and figures of the documentation, from the results files alone."""
+"""The page of the documentation, from the results files alone."""
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from . import _config
-from ._config import Experiment, Row, experiment_names, load_experiment, pretraining_steps
-from ._results import Run, read_results, unpack
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-_RESAMPLES = 10_000
+from ._config import Experiment, experiment_names, load_experiment
+from ._figures import docs, pretraining_figure, speed_figure
+from ._results import read_results
+from ._tables import RESAMPLES, Line, tables
 
 HEAD = """# Experiments
 
@@ -24,10 +17,12 @@ that is missing is made by `python -m experiments run NAME`, speeds by
 
 How to read the tables:
 
-- *quality* is the mean accuracy over seeds with its standard deviation; the number of seeds is in
-  the column after it.
-- *difference* is that to the baseline in points, paired by seed and test row, with a 95 % interval
-  from {resamples:,} resamples of test rows and of seeds.
+- *accuracy*, or *word error rate* where lower is better, is the mean over seeds with its standard
+  deviation; the number of seeds is in the column after it.
+- *difference* is that to the baseline in points (of a word error rate: above 0 is worse), paired by
+  seed and test row, with a 95 % interval from {resamples:,} resamples of test rows and of seeds. A
+  word error rate is a ratio of sums: words and errors of a clip are resampled together.
+- *compared with* is the difference to another row than the baseline, in the same way.
 - *new* is what a method adds to the pretrained model, without the task head.
 - *FLOPs*, *encoder* and *step* say how many times fewer operations and how many times faster than
   the baseline: for a batch of full length, all rows in turns in one process, median of the ratios
@@ -37,110 +32,20 @@ How to read the tables:
 
 def render() -> Path:
     """Write the page and its figures; return the page."""
-    parts = [HEAD.format(resamples=_RESAMPLES)]
+    parts = [HEAD.format(resamples=RESAMPLES)]
     for name in experiment_names():
         experiment, results = load_experiment(name), read_results(name)
         if results["runs"]:
             parts.append(_section(name, experiment, results))
-    page = _docs() / "experiments.md"
+    page = docs() / "experiments.md"
     page.write_text("\n".join(parts), encoding="utf-8")
     return page
 
 
-def table(name: str) -> list[dict[str, str]]:
-    """Return the table of one experiment, a dictionary for each line."""
-    experiment, results = load_experiment(name), read_results(name)
-    baseline = _evaluations(experiment.baseline, experiment, results)
-    if not baseline:
-        return []
-    reference = next(iter(baseline.values()))
-    lines = []
-    for row_name, row in experiment.rows.items():
-        for key, runs in _evaluations(row_name, experiment, results).items():
-            lines.append(_line(row, key, runs, reference, results["speed"], experiment.baseline))
-    return lines
-
-
-def _evaluations(
-    row_name: str, experiment: Experiment, results: dict[str, Any]
-) -> dict[str, dict[str, Run]]:
-    """Return the current runs of a row: for each reduction factor by seed."""
-    found: dict[str, dict[str, Run]] = {}
-    digest = experiment.digest(row_name)
-    for seed, run in results["runs"].get(row_name, {}).items():
-        if run["settings"] != digest or int(seed) not in experiment.row_seeds(row_name):
-            continue
-        for result in run["results"]:
-            factor = result.get("reduction_factor")
-            key = row_name if factor is None else f"{row_name}@{factor:g}"
-            found.setdefault(key, {})[seed] = {**run, **result}
-    return found
-
-
-def _line(
-    row: Row,
-    key: str,
-    runs: dict[str, Run],
-    reference: dict[str, Run],
-    speed: dict[str, Any],
-    baseline: str,
-) -> dict[str, str]:
-    accuracies = 100 * np.array([run["accuracy"] for run in runs.values()])
-    spread = f" ± {accuracies.std(ddof=1):.1f}" if len(accuracies) > 1 else ""
-    first, timing = next(iter(runs.values())), speed.get(key, {})
-    factor = first.get("reduction_factor")
-    flops = timing.get("flops_per_row", first.get("flops_per_row"))
-    base_flops = next(iter(reference.values())).get("flops_per_row")
-    return {
-        "method": row.title if factor is None else f"{row.title}, r = {factor:g}",
-        "quality": f"{accuracies.mean():.1f}{spread} %",
-        "seeds": str(len(runs)),
-        "difference": "-" if key == baseline else difference(runs, reference),
-        "steps": f"{first['steps']:,}",
-        "new": f"{first['new_parameters_share']:.1%}",
-        "FLOPs": f"{base_flops / flops:.2f}x" if flops and base_flops else "-",
-        "encoder": _times(timing.get("encoder_times_faster")),
-        "step": _times(timing.get("training_step_times_faster")),
-    }
-
-
-def difference(runs: dict[str, Run], reference: dict[str, Run]) -> str:
-    """Return the mean difference in points over the seeds that both have, with its interval."""
-    seeds = [seed for seed in runs if seed in reference]
-    if not seeds:
-        return "-"
-    size = next(iter(runs.values()))["rows"]
-    deltas = np.stack(
-        [
-            unpack(runs[seed]["is_right"], size).astype(float)
-            - unpack(reference[seed]["is_right"], size)
-            for seed in seeds
-        ]
-    )
-    lower, upper = interval(deltas)
-    return f"{100 * deltas.mean():+.1f} ({100 * lower:+.1f} to {100 * upper:+.1f})"
-
-
-def interval(deltas: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % percentile interval of the mean of `[seeds, rows]`, both resampled."""
-    rng = np.random.default_rng(0)
-    num_seeds, num_rows = deltas.shape
-    means = np.empty(_RESAMPLES)
-    for index in range(_RESAMPLES):
-        seeds = rng.integers(num_seeds, size=num_seeds)
-        rows = rng.multinomial(num_rows, np.full(num_rows, 1 / num_rows))
-        means[index] = deltas[seeds].mean(0) @ rows / num_rows
-    lower, upper = np.quantile(means, [0.025, 0.975])
-    return float(lower), float(upper)
-
-
 def _section(name: str, experiment: Experiment, results: dict[str, Any]) -> str:
-    lines = table(name)
-    if not lines:
+    groups = tables(name)
+    if not groups:
         return ""
-    columns = list(lines[0])
-    rows = [" | ".join(columns), " | ".join("---" for _ in columns)]
-    rows += [" | ".join(line.values()) for line in lines]
     some = next(iter(next(iter(results["runs"].values())).values()))
     text = [
         f"## {experiment.title}",
@@ -151,90 +56,21 @@ def _section(name: str, experiment: Experiment, results: dict[str, Any]) -> str:
         f"{some['rows']:,} rows of the {some['evaluated_on']} part. Settings: "
         f"`experiments/{name}/config.yaml`; command: `python -m experiments run {name}`.",
         "",
-        *(f"| {row} |" for row in rows),
-        "",
     ]
+    for group, lines in groups.items():
+        text += [] if group is None else [f"### {experiment.title}: {group}", ""]
+        text += [*_markdown(lines), ""]
     for figure, what in (
-        (_figure(name, experiment, results), "quality against speed"),
-        (_pretraining_figure(name, experiment, results), "quality over steps of pretraining"),
+        (speed_figure(name, experiment, results), "quality against speed"),
+        (pretraining_figure(name, experiment, results), "quality over steps of pretraining"),
     ):
         if figure is not None:
-            path = os.path.relpath(figure, _docs())
+            path = os.path.relpath(figure, docs())
             text += [f"![{experiment.title}: {what}]({path})", ""]
     return "\n".join(text)
 
 
-def _figure(name: str, experiment: Experiment, results: dict[str, Any]) -> Path | None:
-    """Draw quality against the speed of the encoder; None if speeds are missing."""
-    from matplotlib.figure import Figure
-
-    if not results["speed"]:
-        return None
-
-    figure = Figure(figsize=(6.4, 4), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    for row_name, row in experiment.rows.items():
-        points = []
-        for key, runs in _evaluations(row_name, experiment, results).items():
-            accuracies = 100 * np.array([run["accuracy"] for run in runs.values()])
-            timing = results["speed"].get(key)
-            if timing is not None:
-                spread = accuracies.std(ddof=1) if len(accuracies) > 1 else 0.0
-                points.append((timing["encoder_times_faster"], accuracies.mean(), spread))
-        if points:
-            x, y, error = zip(*sorted(points), strict=True)
-            axes.errorbar(x, y, yerr=error, marker="o", capsize=3, label=row.title)
-    axes.set_xlabel("encoder, times faster than the baseline")
-    return _save(figure, axes, f"experiment-{name}.png")
-
-
-def _pretraining_figure(name: str, experiment: Experiment, results: dict[str, Any]) -> Path | None:
-    """Draw quality over steps of pretraining by reduction factor; None where these do not vary."""
-    from matplotlib.figure import Figure
-
-    curves: dict[float, list[tuple[int, float, float]]] = {}
-    dense = 0.0
-    for row_name, row in experiment.rows.items():
-        runs = _evaluations(row_name, experiment, results).get(row_name)
-        if runs is None or row.training:
-            continue
-        accuracies = 100 * np.array([run["accuracy"] for run in runs.values()])
-        if row_name == experiment.baseline:
-            dense = float(accuracies.mean())
-        elif row.method == "adapter" and "router_kind" not in row.adapter:
-            spread = float(accuracies.std(ddof=1)) if len(accuracies) > 1 else 0.0
-            point = pretraining_steps(row), float(accuracies.mean()), spread
-            curves.setdefault(row.adapter["reduction_factor"], []).append(point)
-    curves = {
-        factor: sorted(points)
-        for factor, points in curves.items()
-        if len({steps for steps, _, _ in points}) > 2
-    }
-    if not curves:
-        return None
-    figure = Figure(figsize=(6.4, 4), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    axes.axhline(dense, color="grey", linestyle="--", label="dense adapters")
-    for factor, points in sorted(curves.items()):
-        x, y, error = zip(*points, strict=True)
-        axes.errorbar(x, y, yerr=error, marker="o", capsize=3, label=f"r = {factor:g}")
-    axes.set_xlabel("steps of pretraining")
-    return _save(figure, axes, f"pretraining-{name}.png")
-
-
-def _save(figure: "Figure", axes: "Axes", file: str) -> Path:
-    axes.set_ylabel("accuracy in %")
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=7)
-    path = _docs() / "images" / file
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path)
-    return path
-
-
-def _docs() -> Path:
-    return _config.FOLDER.parent / "docs"
-
-
-def _times(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}x"
+def _markdown(lines: list[Line]) -> list[str]:
+    columns = list(lines[0])
+    rows = [columns, ["---"] * len(columns), *(list(line.values()) for line in lines)]
+    return [f"| {' | '.join(row)} |" for row in rows]

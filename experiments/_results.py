@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from conditional_adapters._atomic import replace_text
 
 from . import _config
@@ -44,17 +42,6 @@ def is_current(experiment: Experiment, name: str, row: str, seed: int) -> bool:
     """Tell whether a run is there and was made with the settings of today's file."""
     run = read_results(name)["runs"].get(row, {}).get(str(seed))
     return run is not None and run["settings"] == experiment.digest(row)
-
-
-def pack(is_right: np.ndarray) -> str:
-    """Write which rows were classified rightly as hexadecimal digits."""
-    return np.packbits(is_right).tobytes().hex()
-
-
-def unpack(digits: str, num_rows: int) -> np.ndarray:
-    """Read what `pack` wrote."""
-    bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits), dtype=np.uint8))
-    return bits[:num_rows].astype(bool)
 
 
 def _write(name: str, results: dict[str, Any]) -> None:

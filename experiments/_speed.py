@@ -8,17 +8,18 @@ from typing import Any
 import torch
 
 from conditional_adapters import set_reduction_factor
+from conditional_adapters._sites import find_sites
 from conditional_adapters.analysis.timing import Timing, time_interleaved
-from conditional_adapters.tasks._collate import examples_of
-from conditional_adapters.tasks.models import Classifier, modality_of
+from conditional_adapters.tasks.task import Task
 
 from ._config import Experiment, Row
-from ._methods import build_classifier
-from ._run import count_flops, load_data
+from ._data import load_data, timing_batch
+from ._methods import build_task
+from ._run import count_flops
 
 
 def measure_speed(experiment: Experiment, workspace: Path, *, rounds: int) -> dict[str, Any]:
-    """Measure all rows on the same rows of the training part, at full length.
+    """Measure all rows on the same rows of the training part, the longest texts of it.
 
     Args:
         experiment: The experiment.
@@ -29,33 +30,35 @@ def measure_speed(experiment: Experiment, workspace: Path, *, rounds: int) -> di
         For each row (and reduction factor, as `row@r`) the median milliseconds of the encoder and
         of a training step, and how many times faster they are than the baseline's, round by round.
     """
-    rows, _ = load_data(experiment.data, modality_of(experiment.model))
-    labels: list[str] = rows.features["label"].names
-    candidates: dict[str, tuple[Classifier, Row, float | None]] = {}
+    rows, _ = load_data(experiment.data, experiment.kind)
+    labels = experiment.kind.labels_of(rows)
+    candidates: dict[str, tuple[Task, Row, float | None]] = {}
     for name, row in experiment.rows.items():
-        classifier = build_classifier(experiment, row, labels, workspace)
+        task = build_task(experiment, row, labels, workspace)
         for factor in row.reduction_factors or (None,):
             key = name if factor is None else f"{name}@{factor:g}"
-            candidates[key] = (classifier, row, factor)
+            candidates[key] = (task, row, factor)
     batches = {
-        name: _batch(classifier, rows, experiment.timing_batch)
-        for name, (classifier, _, _) in candidates.items()
+        name: timing_batch(task, rows, experiment.timing_batch)
+        for name, (task, _, _) in candidates.items()
     }
     optimizers = {
-        name: torch.optim.AdamW(p for p in classifier.model.parameters() if p.requires_grad)
-        for name, (classifier, _, _) in candidates.items()
+        name: torch.optim.AdamW(p for p in task.model.parameters() if p.requires_grad)
+        for name, (task, _, _) in candidates.items()
     }
 
+    encoders = {name: find_sites(task.model).runner for name, (task, _, _) in candidates.items()}
+
     def prepare(name: str, *, training: bool) -> None:
-        classifier, _, factor = candidates[name]
-        classifier.model.train(training)
+        task, _, factor = candidates[name]
+        task.model.train(training)
         if factor is not None:
-            set_reduction_factor(classifier.model, factor)
+            set_reduction_factor(task.model, factor)
 
     def encode(name: str) -> None:
         with torch.inference_mode():
             inputs = {k: v for k, v in batches[name].items() if k != "labels"}
-            candidates[name][0].model.base_model(**inputs)
+            encoders[name](**inputs)
 
     def step(name: str) -> None:
         candidates[name][0].model(**batches[name]).loss.backward()
@@ -85,18 +88,6 @@ def measure_speed(experiment: Experiment, workspace: Path, *, rounds: int) -> di
     return speeds
 
 
-def _batch(classifier: Classifier, rows: Any, size: int) -> dict[str, torch.Tensor]:  # noqa: ANN401
-    """Encode the longest texts, or the first images."""
-    column = "text" if classifier.modality == "text" else "image"
-    indices = range(size)
-    if column == "text":
-        order = sorted(range(len(rows)), key=lambda index: -len(rows[index]["text"]))
-        indices = order[:size]  # type: ignore[assignment]
-    chosen = rows.select(indices)
-    columns = classifier.encode({column: chosen[column], "label": chosen["label"]})
-    return classifier.collate(examples_of(columns))
-
-
 def _summarise(what: str, timing: Timing, baseline: Timing) -> dict[str, float]:
     lower, median, upper = (round(1e3 * seconds, 2) for seconds in timing.quartiles)
     return {
@@ -108,7 +99,7 @@ def _summarise(what: str, timing: Timing, baseline: Timing) -> dict[str, float]:
 
 
 def _flops(
-    classifier: Classifier,
+    task: Task,
     row: Row,
     factor: float | None,
     rows: Any,  # noqa: ANN401
@@ -116,5 +107,5 @@ def _flops(
     if row.method != "adapter":
         return {}
     if factor is not None:
-        set_reduction_factor(classifier.model, factor)
-    return {"flops_per_row": count_flops(classifier, rows).total}
+        set_reduction_factor(task.model, factor)
+    return {"flops_per_row": count_flops(task, rows).total}

@@ -1,5 +1,6 @@
 """The harness of the quality experiments, on a tiny model and real files."""
 
+import json
 import random
 
 import numpy as np
@@ -11,16 +12,18 @@ from typer.testing import CliRunner
 from experiments import __main__ as command
 from experiments import _config
 from experiments._config import load_experiment
-from experiments._methods import build_classifier
-from experiments._report import difference, interval, render, table
-from experiments._results import pack, read_results, unpack
+from experiments._methods import build_task
+from experiments._quality import ACCURACY, Outcomes
+from experiments._report import render
+from experiments._results import read_results
+from experiments._tables import difference, interval, table
 from tests.tiny_bert import word_tokenizer, write_bert
 
 EXPERIMENT = {
     "title": "Even and odd words",
     "question": "Does the harness work?",
     "max_length": 16,
-    "data": {"test_rows": 30},
+    "data": {"test_rows": 30, "validation_rows": 20},
     "baseline": "dense",
     "seeds": [0, 1],
     "timing_batch": 4,
@@ -32,6 +35,8 @@ EXPERIMENT = {
             "adapter": {"reduction_factor": [2, 4]},
             "reduction_factors": [2, 4],
             "seeds": [0],
+            "group": "Elastic",
+            "compare": {4: "half"},
         },
         "lora": {"title": "LoRA", "method": "lora", "rank": 2},
         "full": {"title": "all", "method": "full", "training": {"learning_rate": 0.001}},
@@ -83,7 +88,7 @@ def test_every_row_runs_once_and_again_only_when_it_changes(folder, monkeypatch)
         for run in by_seed.values():
             assert (run["rows"], run["training_rows"], run["steps"]) == (30, 60, 8 * 8)
             for result in run["results"]:
-                right = unpack(result["is_right"], 30)
+                right = ACCURACY.unpack(result, 30).points
                 assert result["accuracy"] == pytest.approx(right.mean(), abs=1e-5)
             assert run["versions"]["torch"] == torch.__version__
             assert len(run["commit"]) == 40
@@ -92,6 +97,11 @@ def test_every_row_runs_once_and_again_only_when_it_changes(folder, monkeypatch)
     assert runs["probe"]["0"]["new_parameters"] == 0
     assert runs["lora"]["0"]["new_parameters"] == 4 * 2 * 2 * 2 * 32  # layers, q and v, A and B
     assert runs["full"]["0"]["new_parameters_share"] > 0.9
+    flops = {
+        row: runs[row]["0"]["results"][0]["flops_per_row"] for row in ("dense", "half", "short")
+    }
+    assert flops["dense"] / flops["half"] == pytest.approx(2, rel=0.01)  # 2 of 4 layers
+    assert 2 < flops["dense"] / flops["short"] < 2.5  # 8 of 16 tokens
     calls = []
 
     def run_row(_experiment, _name, row, seed, _workspace):
@@ -103,16 +113,18 @@ def test_every_row_runs_once_and_again_only_when_it_changes(folder, monkeypatch)
     invoke("run", "words")
     assert calls == []
     rows = {**EXPERIMENT["rows"], "lora": {"title": "LoRA", "method": "lora", "rank": 3}}
-    rows["probe"] = {**rows["probe"], "title": "another title"}
+    rows["probe"] = {**rows["probe"], "title": "another title", "group": "x", "compare": "dense"}
     write(folder, rows=rows)
     invoke("run", "words")
     assert calls == [("lora", 0), ("lora", 1)]
 
 
 def test_speeds_and_the_page(folder) -> None:
-    invoke("run", "words", "--rows", "dense,elastic", "--seeds", "0")
-    invoke("speed", "words", "--rounds", "3")
-    lines = table("words")
+    invoke("run", "words", "--rows", "dense,elastic,half", "--seeds", "0")
+    invoke("speed", "words", "--rows", "elastic", "--rounds", "3")
+    assert set(read_results("words")["speed"]) >= {"dense", "elastic@2", "elastic@4"}
+    assert "half" not in read_results("words")["speed"]
+    lines = [line for line in table("words") if line["method"] != "half"]
     assert [line["method"] for line in lines] == [
         "dense adapters",
         "elastic, r = 2",
@@ -123,21 +135,58 @@ def test_speeds_and_the_page(folder) -> None:
     assert float(lines[2]["FLOPs"][:-1]) > float(lines[1]["FLOPs"][:-1]) > 1.3
     text = render().read_text()
     assert "| dense adapters | " in text
+    main, _, elastic = text.partition("### Even and odd words: Elastic\n")
+    assert "elastic, r = 2" not in main
+    assert "compared with" not in main.partition("## Even")[2]
+    header, _, first, second = elastic.strip().splitlines()[:4]
+    assert header.endswith(" compared with |")
+    assert first.startswith("| elastic, r = 2 |")
+    assert first.endswith(" - |")
+    reference = read_results("words")["runs"]["half"]["0"]
+    run = read_results("words")["runs"]["elastic"]["0"]
+    merged = ({"0": {**reference, **reference["results"][0]}}, {"0": {**run, **run["results"][1]}})
+    expected = difference(ACCURACY, merged[1], merged[0])
+    assert second.endswith(f"| half: {expected} |")
     assert "LoRA" not in text
     assert (folder.parent / "docs" / "images" / "experiment-words.png").stat().st_size > 10_000
 
 
+def test_tuning_tries_the_same_rates_for_each_row_on_validation_rows(folder, monkeypatch) -> None:
+    write(folder, learning_rates=[1e-6, 0.005])
+    untuned = {row: load_experiment("words").digest(row) for row in ("dense", "probe")}
+    invoke("tune", "words", "--rows", "dense,probe")
+    tuning = json.loads((folder / "words" / "tuning.json").read_text())
+    assert {row: set(entry["accuracy"]) for row, entry in tuning.items()} == {
+        "dense": {"1e-06", "0.005"},
+        "probe": {"1e-06", "0.005"},
+    }
+    for entry in tuning.values():  # 20 validation rows
+        assert all(20 * accuracy == round(20 * accuracy) for accuracy in entry["accuracy"].values())
+    assert tuning["dense"]["learning_rate"] == 0.005
+    experiment = load_experiment("words")
+    assert experiment.digest("dense") == untuned["dense"]  # as in the file: no run is lost
+    tuning["probe"]["learning_rate"] = 1e-6
+    (folder / "words" / "tuning.json").write_text(json.dumps(tuning))
+    experiment = load_experiment("words")
+    settings = experiment.row_settings("probe")[1]
+    assert settings.learning_rate == settings.router_learning_rate == 1e-6
+    assert experiment.digest("probe") != untuned["probe"]
+    monkeypatch.setattr("experiments._tune.run_row", None)
+    invoke("tune", "words", "--rows", "dense,probe")  # nothing is trained again
+    rows = {**EXPERIMENT["rows"], "probe": {**EXPERIMENT["rows"]["probe"], "max_length": 8}}
+    write(folder, rows=rows)
+    assert set(load_experiment("words").tuned) == {"dense"}  # another row is no longer tuned
+
+
 def test_the_kept_layers_are_spread_evenly(folder, tmp_path) -> None:
     experiment = load_experiment("words")
-    whole = build_classifier(experiment, experiment.rows["dense"], ["even", "odd"], tmp_path)
-    half = build_classifier(experiment, experiment.rows["half"], ["even", "odd"], tmp_path)
+    whole = build_task(experiment, experiment.rows["dense"], ["even", "odd"], tmp_path)
+    half = build_task(experiment, experiment.rows["half"], ["even", "odd"], tmp_path)
     layers, kept = whole.model.bert.encoder.layer, half.model.bert.encoder.layer
     for kept_layer, index in zip(kept, (1, 3), strict=True):
         weight = layers[index].attention.self.query.weight
         torch.testing.assert_close(kept_layer.attention.self.query.weight, weight, rtol=0, atol=0)
-    assert (
-        build_classifier(experiment, experiment.rows["short"], ["a", "b"], tmp_path).max_length == 8
-    )
+    assert build_task(experiment, experiment.rows["short"], ["a", "b"], tmp_path).max_length == 8
 
 
 @pytest.mark.parametrize(
@@ -148,6 +197,10 @@ def test_the_kept_layers_are_spread_evenly(folder, tmp_path) -> None:
         ({"rows": {"dense": {"title": "x", "adapter": {"epsilon": -1}}}}, "epsilon must be"),
         ({"training": {"epochs": -1}}, "epochs must be above 0"),
         ({"training": {"epoch": 1}}, "epoch"),
+        (
+            {"rows": {"dense": {"title": "x", "compare": "r4"}}},
+            "dense is compared with 'r4', which is not one of the rows: dense",
+        ),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_name(folder, changes, words) -> None:
@@ -164,15 +217,19 @@ def test_an_unknown_experiment_or_row_lists_the_known_ones(folder) -> None:
     assert "it has ['dense'" in str(result.exception)
 
 
+def packed(right):
+    return ACCURACY.pack(Outcomes(np.asarray(right), np.ones(len(right))))
+
+
 def test_packing_keeps_every_row() -> None:
     for size in (1, 8, 13, 725):
         right = np.random.default_rng(size).random(size) < 0.7
-        assert (unpack(pack(right), size) == right).all()
+        assert (ACCURACY.unpack(packed(right), size).points == right).all()
 
 
 def test_the_interval_of_one_seed_is_that_of_a_mean() -> None:
     deltas = np.random.default_rng(0).choice([-1.0, 0.0, 1.0], p=[0.1, 0.7, 0.2], size=(1, 2000))
-    lower, upper = interval(deltas)
+    lower, upper = interval(deltas, np.ones(2000))
     half = 1.96 * deltas.std() / np.sqrt(2000)
     assert lower == pytest.approx(deltas.mean() - half, abs=0.1 * half)
     assert upper == pytest.approx(deltas.mean() + half, abs=0.1 * half)
@@ -180,16 +237,16 @@ def test_the_interval_of_one_seed_is_that_of_a_mean() -> None:
 
 def test_seeds_that_differ_widen_the_interval() -> None:
     deltas = np.zeros((3, 1000))
-    assert interval(deltas) == (0, 0)
+    assert interval(deltas, np.ones(1000)) == (0, 0)
     deltas[0] = 1.0  # one of three seeds is better everywhere: resamples have 0 to 3 of it
-    lower, upper = interval(deltas)
+    lower, upper = interval(deltas, np.ones(1000))
     assert lower == 0
     assert upper > 0.6
 
 
 def test_differences_are_paired_by_seed_and_row() -> None:
     right = np.array([True, True, False, False])
-    runs = {"0": {"is_right": pack(right), "rows": 4}, "5": {"is_right": pack(right), "rows": 4}}
-    reference = {"0": {"is_right": pack(~right), "rows": 4}}
-    assert difference(runs, reference).startswith("+0.0 ")
-    assert difference({"5": runs["5"]}, reference) == "-"
+    runs = {"0": {**packed(right), "rows": 4}, "5": {**packed(right), "rows": 4}}
+    reference = {"0": {**packed(~right), "rows": 4}}
+    assert difference(ACCURACY, runs, reference).startswith("+0.0 ")
+    assert difference(ACCURACY, {"5": runs["5"]}, reference) == "-"

@@ -116,7 +116,7 @@ def pretrain(
     resume: options.Resume = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Pretrain an adapter on unlabelled texts or images.
+    """Pretrain an adapter on unlabelled texts, images or recordings.
 
     Writes OUTPUT/adapter, for load_adapter and for coda train --init, and with --trainable all
     OUTPUT/model, the changed backbone that it belongs to. With --resume, a run that was stopped
@@ -142,7 +142,7 @@ def pretrain(
     if objective not in _HEADS or _HEADS[objective][1] not in (None, modality):
         usable = [name for name, (_, kind) in _HEADS.items() if kind in (None, modality)]
         raise ConfigError(
-            f"--objective must be one of {', '.join(usable)} for models of {modality}s, got "
+            f"--objective must be one of {', '.join(usable)} for a model of {modality}, got "
             f"{objective!r}."
         )
     spec = DataSpec(
@@ -205,7 +205,11 @@ def _build_objective(name: str, backbone: Backbone, teacher_name: str | None) ->
     if teacher is not None:
         teacher.requires_grad_(False)
     if name == "distillation":
-        return Distillation(pad=preprocessor.collate, teacher=teacher)
+        return Distillation(
+            pad=preprocessor.collate,
+            includes_padding=preprocessor.modality == "audio",
+            teacher=teacher,
+        )
     config: Any = backbone.model.config
     return MaskedPatches(
         patch_size=getattr(config, "vision_config", config).patch_size,

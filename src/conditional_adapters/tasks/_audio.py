@@ -16,6 +16,10 @@ from jaxtyping import Float
 from ..errors import DataError
 from ._cells import BadRow, quote, require_content
 from ._extras import import_extra
+from ._rows import Column
+from ._table import Table
+
+_WINDOW_SECONDS = 30.0  # of Whisper
 
 
 class AudioCell(TypedDict):
@@ -105,6 +109,13 @@ def decode_audio(cell: AudioCell, sampling_rate: int) -> Float[np.ndarray, " sam
     divisor = math.gcd(rate, sampling_rate)
     resampled = resample_poly(samples.mean(1), sampling_rate // divisor, rate // divisor)
     return np.asarray(resampled, dtype=np.float32)
+
+
+def _read_window(value: object, table: Table, _name: str) -> AudioCell:
+    return read_audio(value, table.folder, max_seconds=_WINDOW_SECONDS)
+
+
+AUDIO_COLUMN = Column("audio", _read_window, audio_feature)
 
 
 def _file(cell: AudioCell) -> io.BytesIO | str:

@@ -5,9 +5,21 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSpeechSeq2Seq,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    WhisperProcessor,
+)
 
-from ..assets import load_packaged_model, load_packaged_tokenizer
+from ..assets import (
+    load_packaged_feature_extractor,
+    load_packaged_model,
+    load_packaged_tokenizer,
+)
 from ..errors import ConfigError, UnsupportedArchitectureError
 
 PACKAGED = "packaged:"
@@ -158,6 +170,33 @@ def load_fast_tokenizer(model_name: str, *, task: str) -> PreTrainedTokenizerBas
             f"a {type(tokenizer).__name__}. Add its tokenizer.json to the folder of the model."
         )
     return tokenizer
+
+
+def load_speech_model(model_name: str) -> tuple[PreTrainedModel, Any]:
+    """Load an English Whisper with its decoder.
+
+    Args:
+        model_name: A local folder, a hub id, or "packaged:whisper".
+
+    Returns:
+        The model in evaluation mode; its feature extractor and tokenizer.
+
+    Raises:
+        ConfigError: If there is no such model.
+        UnsupportedArchitectureError: If it is no Whisper, or a multilingual one.
+    """
+    task = "automatic-speech-recognition"
+    require_head(model_name, ("whisper",), packaged=("whisper",), task=task)
+    model = load_model(model_name, AutoModelForSpeechSeq2Seq)
+    if getattr(model.generation_config, "is_multilingual", False):
+        raise UnsupportedArchitectureError(
+            f"{model_name!r} is a multilingual Whisper, and only English ones are supported. Take "
+            "one whose name ends in .en, such as openai/whisper-tiny.en."
+        )
+    if model_name.startswith(PACKAGED):
+        extractor = load_packaged_feature_extractor(model_name.removeprefix(PACKAGED))
+        return model, WhisperProcessor(extractor, load_tokenizer(model_name))
+    return model, from_pretrained(AutoProcessor, model_name)
 
 
 def text_limit(model: PreTrainedModel, processor: Any, wanted: int | None) -> int:  # noqa: ANN401

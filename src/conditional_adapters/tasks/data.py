@@ -1,10 +1,11 @@
 """Read labelled texts or images from wherever they are into one normal form.
 
-`load_rows` returns a `datasets.Dataset` with the columns `text` (a string) or `image` (decoded to
-RGB when it is read) and `label` (a `ClassLabel`), whatever the source calls them. Every row is
-looked at once, here: an empty text or a damaged image is named by its file and line before any
-training starts. `stream_rows` looks at each row when its turn comes, for data larger than memory.
-`_sources` says what a source can be, `_cells` what a good cell is, `_rows` walks through both.
+`load_rows` returns a `datasets.Dataset` with the columns `text` (a string), `image` (decoded to
+RGB when it is read) or `audio`, and `label` (a `ClassLabel`), whatever the source calls them. Every
+row is looked at once, here: an empty text or a damaged image is named by its file and line before
+any training starts. `stream_rows` looks at each row when its turn comes, for data larger than
+memory. `_sources` says what a source can be, `_cells` what a good cell is, `_rows` walks through
+both.
 """
 
 import itertools
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ._audio import AUDIO_COLUMN
 from ._cells import ImageCell, read_image, read_label, require_known_label
 from ._data_spec import DataSpec as DataSpec
 from ._rows import (
@@ -33,7 +35,7 @@ from ._table import Table, in_label_order
 if TYPE_CHECKING:
     import datasets
 
-Modality = Literal["text", "image"]
+Modality = Literal["text", "image", "audio"]
 
 
 def load_rows(
@@ -58,8 +60,8 @@ def load_rows(
         require_labels: Whether every row needs a label. If not, labels are not read at all.
 
     Returns:
-        The usable rows in their order, with the columns `text` or `image` and, if labels are
-        required, `label`.
+        The usable rows in their order, with the column `text`, `image` or `audio` and, if labels
+        are required, `label`.
 
     Raises:
         DataError: If the source cannot be read, has no such column or no usable row, or has a bad
@@ -110,7 +112,7 @@ class RowStream:
             warnings.warn(skip_report(self.spec.source, bad_rows, num_usable), stacklevel=2)
 
     def _decode(self, cell: Any) -> Any:  # noqa: ANN401
-        if self.modality == "text":
+        if self.modality != "image":
             return cell
         import datasets
 
@@ -146,7 +148,11 @@ def _read_image(value: object, table: Table, _name: str) -> ImageCell:
     return read_image(value, table.folder)
 
 
-_INPUTS = {"text": text_column(), "image": Column("image", _read_image, _image_feature)}
+_INPUTS: Mapping[Modality, Column] = {
+    "text": text_column(),
+    "image": Column("image", _read_image, _image_feature),
+    "audio": AUDIO_COLUMN,
+}
 
 
 def classification_columns(

@@ -1,9 +1,12 @@
-"""Quality of predictions, by scikit-learn."""
+"""Quality of predictions, by scikit-learn and jiwer."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from ._extras import import_extra
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction
@@ -96,6 +99,33 @@ def _disagreements(
     is_right, is_reference_right = scores.argmax(-1) == labels, reference.argmax(-1) == labels
     won, lost = is_right & ~is_reference_right, ~is_right & is_reference_right
     return int(won.sum()), int(lost.sum())
+
+
+def word_errors(references: Sequence[str], texts: Sequence[str]) -> list[tuple[int, int]]:
+    """Count wrong words by jiwer, after Whisper's English normaliser.
+
+    The word error rate of a data set is the sum of the errors over the sum of the words.
+
+    Args:
+        references: What was said.
+        texts: What was written down, one for each reference.
+
+    Returns:
+        For each pair the words that are substituted, left out or put in, and the words of the
+        reference.
+    """
+    jiwer = import_extra("jiwer", extra="speech", purpose="the word error rate")
+    english = import_extra(
+        "whisper_normalizer.english", extra="speech", purpose="the word error rate"
+    )
+    normalise = english.EnglishTextNormalizer()
+    counts = []
+    for reference, text in zip(references, texts, strict=True):
+        words = normalise(reference)
+        aligned = jiwer.process_words(words, normalise(text))
+        errors = aligned.substitutions + aligned.deletions + aligned.insertions
+        counts.append((errors, len(words.split())))
+    return counts
 
 
 def trainer_metrics(prediction: "EvalPrediction") -> dict[str, float]:

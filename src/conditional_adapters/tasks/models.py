@@ -19,6 +19,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
 )
 
 from ..assets import load_packaged_image_processor
@@ -30,6 +31,7 @@ from ._loading import (
     from_pretrained,
     label_settings,
     load_model,
+    load_speech_model,
     load_tokenizer,
     packaged_name,
     text_limit,
@@ -42,7 +44,11 @@ from .task import Columns, Prediction, TrainerMetrics
 if TYPE_CHECKING:
     import datasets
 
-_CLASSIFIABLE: dict[str, Modality] = {"minilm": "text", "dinov2": "image"}
+_PACKAGED_MODALITIES: dict[str, Modality] = {
+    "minilm": "text",
+    "dinov2": "image",
+    "whisper": "audio",
+}
 _AUTO_MODELS = {
     "text": AutoModelForSequenceClassification,
     "image": AutoModelForImageClassification,
@@ -145,28 +151,32 @@ class Backbone:
 
 
 def modality_of(model_name: str) -> Modality:
-    """Tell whether a model classifies texts or images.
+    """Tell whether a model classifies texts or images, or writes down speech.
 
     Args:
-        model_name: A local folder, a hub id, or "packaged:minilm" or "packaged:dinov2".
+        model_name: A local folder, a hub id, or a packaged model.
 
     Returns:
-        The modality.
+        The modality of what it reads.
 
     Raises:
         ConfigError: If there is no such model.
-        UnsupportedArchitectureError: If it classifies neither.
+        UnsupportedArchitectureError: If it does none of these.
     """
     if model_name.startswith(PACKAGED):
-        return _CLASSIFIABLE[packaged_name(model_name, tuple(_CLASSIFIABLE), "texts or images")]
+        known = tuple(_PACKAGED_MODALITIES)
+        return _PACKAGED_MODALITIES[packaged_name(model_name, known, "texts, images or speech")]
     model_type = from_pretrained(AutoConfig, model_name).model_type
+    if model_type in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES:
+        return "audio"
     if model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
         return "text"
     if model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
         return "image"
     raise UnsupportedArchitectureError(
         f"{model_name!r} is a {model_type!r} model, for which transformers has no sequence or "
-        "image classification head. Choose an encoder such as BERT, RoBERTa, ViT or DINOv2."
+        "image classification head, and which does not write down speech. Choose an encoder such "
+        "as BERT, RoBERTa, ViT or DINOv2, or Whisper."
     )
 
 
@@ -189,6 +199,12 @@ def load_classifier(
         UnsupportedArchitectureError: If it classifies neither texts nor images.
     """
     modality = modality_of(model_name)
+    if modality == "audio":
+        raise UnsupportedArchitectureError(
+            f"{model_name!r} writes down speech, and a classifier of texts or images is needed. "
+            "Choose an encoder such as BERT, RoBERTa, ViT or DINOv2, or the task "
+            "automatic-speech-recognition."
+        )
     if len(labels) < 2:
         raise ConfigError(
             f"a classifier needs at least 2 classes, got {list(labels)}. Check the label column."
@@ -206,9 +222,9 @@ def load_backbone(
     """Load a pretrained model to pretrain it further.
 
     Args:
-        model_name: A local folder, a hub id, or "packaged:minilm" or "packaged:dinov2".
+        model_name: A local folder, a hub id, or a packaged model.
         head: An auto class whose head is needed, as the model was pretrained with; None means the
-            model without any head.
+            model without any head, and Whisper with its decoder.
         max_length: Cut texts at so many tokens; None or a larger number than the model takes means
             the model's limit.
 
@@ -218,9 +234,12 @@ def load_backbone(
     Raises:
         ConfigError: If there is no such model or it has not such a head, or a number is out of
             range.
-        UnsupportedArchitectureError: If it reads neither texts nor images.
+        UnsupportedArchitectureError: If it reads neither texts nor images nor English speech.
     """
     modality = modality_of(model_name)
+    if modality == "audio":
+        model, processor = load_speech_model(model_name)
+        return Backbone(model, Preprocessor(processor, modality, None))
     if head is None:
         model = load_model(model_name, AutoModel)
     else:
@@ -233,7 +252,7 @@ def save_backbone(backbone: Backbone, directory: Path) -> None:
 
     Args:
         backbone: A pretrained model with adapters.
-        directory: A folder for the model, and for its tokenizer or image processor.
+        directory: A folder for the model, and for what feeds it.
     """
     model = backbone.model
     weights = {name: v for name, v in model.state_dict().items() if ".coda_" not in name}

@@ -7,37 +7,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import DataError
+from ._audio import AudioCell, decode_audio
 from .data import Modality
 
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """A tokenizer or image processor, and how it is used.
+    """A tokenizer, image processor or processor of speech, and how it is used.
 
     Attributes:
-        processor: The tokenizer or image processor.
-        modality: "text" or "image".
-        max_length: Tokens per text; longer texts are cut there. None for images.
+        processor: The tokenizer, image processor, or Whisper's processor.
+        modality: "text", "image" or "audio".
+        max_length: Tokens per text; longer texts are cut there. None for images and speech.
+        masks_silence: Whether speech comes with a mask of its length (docs/decisions/0005).
     """
 
     processor: Any
     modality: Modality
     max_length: int | None
+    masks_silence: bool = True
 
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         """Turn columns of rows into columns of model input.
 
         Args:
-            rows: Columns `text` or `image`, and `label` if there are labels.
+            rows: A column `text`, `image` or `audio`, and `label` if there are labels.
 
         Returns:
             The columns the model takes, unpadded, with `labels` if there are labels.
+
+        Raises:
+            DataError: If a recording is damaged or longer than the window of the model.
         """
         if self.modality == "text":
             encoded = self.processor(
                 list(rows["text"]), truncation=True, max_length=self.max_length
             )
             columns = {key: list(values) for key, values in encoded.items()}
+        elif self.modality == "audio":
+            columns = self._encode_audio(rows["audio"])
         else:
             pixels = self.processor(list(rows["image"]), return_tensors="pt")["pixel_values"]
             columns = {"pixel_values": list(pixels)}
@@ -56,7 +65,30 @@ class Preprocessor:
         """
         if self.modality == "text":
             return dict(self.processor.pad(list(examples), return_tensors="pt"))
-        batch = {"pixel_values": torch.stack([e["pixel_values"] for e in examples])}
+        batch = {
+            name: torch.stack([example[name] for example in examples])
+            for name in ("pixel_values", "input_features", "attention_mask")
+            if name in examples[0]
+        }
         if "labels" in examples[0]:
             batch["labels"] = torch.tensor([e["labels"] for e in examples])
         return batch
+
+    def _encode_audio(self, cells: Sequence[AudioCell]) -> dict[str, list[Any]]:
+        extractor = self.processor.feature_extractor
+        recordings = [decode_audio(cell, extractor.sampling_rate) for cell in cells]
+        for cell, samples in zip(cells, recordings, strict=True):
+            if len(samples) > extractor.n_samples:
+                raise DataError(
+                    f"the recording {cell['path'] or 'of a row'} has "
+                    f"{len(samples) / extractor.sampling_rate:.1f} seconds, and the window of the "
+                    f"model {extractor.n_samples / extractor.sampling_rate:g}. Cut it at pauses."
+                )
+        features = extractor(
+            recordings,
+            sampling_rate=extractor.sampling_rate,
+            return_attention_mask=self.masks_silence,
+            return_tensors="pt",
+        )
+        names = ("input_features", *(("attention_mask",) if self.masks_silence else ()))
+        return {name: list(features[name]) for name in names}

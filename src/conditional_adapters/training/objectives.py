@@ -101,6 +101,8 @@ class Distillation(Objective):
         pad: Makes a batch of encoded rows; by default they are stacked.
         layer_weight: Weight of the states after each layer, >= 0.
         final_weight: Weight of the encoder's output, after its last norm, >= 0.
+        includes_padding: Whether tokens behind the mask count as well: Whisper's decoder reads what
+            the encoder writes into the silence after the speech.
         teacher: The dense model; None means the model itself without its adapter.
 
     Raises:
@@ -113,6 +115,7 @@ class Distillation(Objective):
     pad: Pad = default_data_collator
     layer_weight: float = 1.0
     final_weight: float = 1.0
+    includes_padding: bool = False
     teacher: PreTrainedModel | None = None
 
     def __post_init__(self) -> None:
@@ -137,7 +140,7 @@ class Distillation(Objective):
         targets, final_target = _dense_states(model, self.teacher, batch)
         with record_routing(model) as routing:
             states, final_state = encoder_states(model, batch)
-        mask = routing.token_mask
+        mask = None if self.includes_padding else routing.token_mask
         pairs = zip(states[1:], targets[1:], strict=True)  # the first are the embeddings
         errors = torch.stack([relative_error(*pair, mask) for pair in pairs])
         layers, final = errors.mean(), relative_error(final_state, final_target, mask)

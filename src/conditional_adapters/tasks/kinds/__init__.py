@@ -7,16 +7,11 @@ describes it, and one line here (docs/tasks.md).
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from transformers import AutoConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
-
 from ...errors import ConfigError
-from .._loading import PACKAGED, from_pretrained
 from ..models import modality_of
 from ..task import TaskKind
 from .classification import IMAGE_CLASSIFICATION, TEXT_CLASSIFICATION
 from .question_answering import QUESTION_ANSWERING
-from .speech_recognition import PACKAGED_MODELS as _SPEECH_MODELS
 from .speech_recognition import SPEECH_RECOGNITION
 from .summarization import SUMMARIZATION
 from .token_classification import TOKEN_CLASSIFICATION
@@ -67,9 +62,5 @@ def default_task(model_name: str) -> TaskKind:
         ConfigError: If there is no such model.
         UnsupportedArchitectureError: If it reads neither texts nor images nor speech.
     """
-    if model_name.startswith(PACKAGED):
-        is_speech = model_name.removeprefix(PACKAGED) in _SPEECH_MODELS
-    else:
-        model_type = from_pretrained(AutoConfig, model_name).model_type
-        is_speech = model_type in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
-    return SPEECH_RECOGNITION if is_speech else TASKS[f"{modality_of(model_name)}-classification"]
+    modality = modality_of(model_name)
+    return SPEECH_RECOGNITION if modality == "audio" else TASKS[f"{modality}-classification"]

@@ -33,7 +33,7 @@ def _load(
     modality: Modality, model_name: str, labels: Sequence[str], *, max_length: int | None = None
 ) -> Classifier:
     found = modality_of(model_name)
-    if found != modality:
+    if found not in (modality, "audio"):  # the latter is refused by the loader
         raise UnsupportedArchitectureError(
             f"{model_name!r} is a model of {found}s, which cannot do {modality}-classification. "
             f"Choose a model of {modality}s, or --task {found}-classification."

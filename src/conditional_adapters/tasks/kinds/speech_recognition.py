@@ -9,23 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
-from transformers import (
-    AutoModelForSpeechSeq2Seq,
-    AutoProcessor,
-    PreTrainedModel,
-    WhisperProcessor,
-)
+from transformers import PreTrainedModel
 
-from ...assets import load_packaged_feature_extractor
-from ...errors import ConfigError, DataError, UnsupportedArchitectureError
-from .._audio import AudioCell, audio_feature, decode_audio, read_audio
+from ...errors import ConfigError, DataError
+from .._audio import AUDIO_COLUMN
 from .._collate import pad_targets
-from .._extras import import_extra
-from .._loading import PACKAGED, from_pretrained, load_model, load_tokenizer, require_head
+from .._loading import load_speech_model
 from .._rows import Column, text_column
-from .._table import Table
+from ..metrics import word_errors
+from ..preprocessing import Preprocessor
 from ..rows import row_loader
 from ..task import Columns, Prediction, TaskDefaults, TaskKind
 
@@ -33,9 +26,6 @@ if TYPE_CHECKING:
     import datasets
 
 NAME = "automatic-speech-recognition"
-PACKAGED_MODELS = ("whisper",)
-
-_WINDOW_SECONDS = 30.0  # of Whisper
 
 
 @dataclass(frozen=True)
@@ -46,6 +36,8 @@ class SpeechRecogniser(TaskDefaults):
         model: A Whisper model with its decoder.
         processor: Its feature extractor and tokenizer.
         max_length: Tokens of a transcript at most, with the special ones.
+        masks_silence: Whether the model is told where the speech ends; if not, the whole window
+            counts as speech and the routers have to find it.
         name: As in `Task`, like all that follow.
         inputs: What the model reads.
         labels: Nothing is classified.
@@ -55,30 +47,21 @@ class SpeechRecogniser(TaskDefaults):
     model: PreTrainedModel
     processor: Any
     max_length: int
+    masks_silence: bool = True
 
     name = NAME
     inputs = ("audio",)
     labels = ()
     chunk_size = 128
 
+    @property
+    def preprocessor(self) -> Preprocessor:
+        """What turns recordings into the model's input."""
+        return Preprocessor(self.processor, "audio", None, masks_silence=self.masks_silence)
+
     def encode(self, rows: Columns) -> dict[str, list[Any]]:
         """Turn recordings into windows of features, and transcripts into tokens."""
-        extractor = self.processor.feature_extractor
-        recordings = [decode_audio(cell, extractor.sampling_rate) for cell in rows["audio"]]
-        for cell, samples in zip(rows["audio"], recordings, strict=True):
-            if len(samples) > extractor.n_samples:
-                raise DataError(
-                    f"the recording {cell['path'] or 'of a row'} has "
-                    f"{len(samples) / extractor.sampling_rate:.1f} seconds, and the window of the "
-                    f"model {extractor.n_samples / extractor.sampling_rate:g}. Cut it at pauses."
-                )
-        features = extractor(
-            recordings,
-            sampling_rate=extractor.sampling_rate,
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
-        columns = {key: list(features[key]) for key in ("input_features", "attention_mask")}
+        columns = self.preprocessor.encode({"audio": rows["audio"]})
         if "text" in rows:
             columns["labels"] = [self._targets(text) for text in rows["text"]]
         return columns
@@ -95,10 +78,8 @@ class SpeechRecogniser(TaskDefaults):
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Stack windows; pad transcripts with what the loss passes over."""
-        batch = {
-            key: torch.stack([example[key] for example in examples])
-            for key in ("input_features", "attention_mask")
-        }
+        windows = [{k: v for k, v in e.items() if k != "labels"} for e in examples]
+        batch = self.preprocessor.collate(windows)
         if "labels" in examples[0]:
             batch["labels"] = pad_targets([example["labels"] for example in examples])
         return batch
@@ -117,15 +98,9 @@ class SpeechRecogniser(TaskDefaults):
         self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
     ) -> dict[str, float]:
         """Compute the word error rate after Whisper's English normaliser."""
-        jiwer = import_extra("jiwer", extra="speech", purpose="the word error rate")
-        english = import_extra(
-            "whisper_normalizer.english", extra="speech", purpose="the word error rate"
-        )
-        normalise = english.EnglishTextNormalizer()
-        references = [normalise(text) for text in rows["text"]]
-        return {
-            "wer": float(jiwer.wer(references, [normalise(p["text"]) for p in predictions])),
-        }
+        counts = word_errors(rows["text"], [prediction["text"] for prediction in predictions])
+        errors, words = (sum(column) for column in zip(*counts, strict=True))
+        return {"wer": errors / max(words, 1)}
 
 
 def load_speech_recogniser(
@@ -145,34 +120,17 @@ def load_speech_recogniser(
         ConfigError: If there is no such model, or the length is out of range.
         UnsupportedArchitectureError: If it is no Whisper, or a multilingual one.
     """
-    require_head(model_name, ("whisper",), packaged=PACKAGED_MODELS, task=NAME)
-    model = load_model(model_name, AutoModelForSpeechSeq2Seq)
-    if getattr(model.generation_config, "is_multilingual", False):
-        raise UnsupportedArchitectureError(
-            f"{model_name!r} is a multilingual Whisper, and only English ones are supported. Take "
-            "one whose name ends in .en, such as openai/whisper-tiny.en."
-        )
+    model, processor = load_speech_model(model_name)
     limit = model.config.max_target_positions
     if max_length is not None and not 4 <= max_length <= limit:
         raise ConfigError(
             f"max_length must be between 4 and {limit} tokens of a transcript, got {max_length}."
         )
-    return SpeechRecogniser(model, _load_processor(model_name), max_length or limit)
-
-
-def _load_processor(model_name: str) -> Any:  # noqa: ANN401
-    if model_name.startswith(PACKAGED):
-        extractor = load_packaged_feature_extractor(model_name.removeprefix(PACKAGED))
-        return WhisperProcessor(extractor, load_tokenizer(model_name))
-    return from_pretrained(AutoProcessor, model_name)
-
-
-def _read_audio(value: object, table: Table, _name: str) -> AudioCell:
-    return read_audio(value, table.folder, max_seconds=_WINDOW_SECONDS)
+    return SpeechRecogniser(model, processor, max_length or limit)
 
 
 def _columns(_labels: Sequence[str] | None) -> tuple[Column, ...]:
-    return Column("audio", _read_audio, audio_feature), text_column("text", is_target=True)
+    return AUDIO_COLUMN, text_column("text", is_target=True)
 
 
 SPEECH_RECOGNITION = TaskKind(

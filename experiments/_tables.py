@@ -1,0 +1,147 @@
+"""Tables of the documentation, from the results files alone."""
+
+from typing import Any
+
+import numpy as np
+
+from ._config import Experiment, Row, load_experiment
+from ._quality import Quality, quality_of
+from ._results import Run, read_results
+
+RESAMPLES = 10_000
+
+Runs = dict[str, Run]  # by seed
+
+
+Line = dict[str, str]
+
+
+def table(name: str) -> list[Line]:
+    """Return all lines of one experiment, with the same columns."""
+    return _fill([line for lines in tables(name).values() for line in lines])
+
+
+def tables(name: str) -> dict[str | None, list[Line]]:
+    """Return the tables of one experiment by group; rows without a group come first."""
+    experiment, results = load_experiment(name), read_results(name)
+    baseline = evaluations(experiment.baseline, experiment, results)
+    if not baseline:
+        return {}
+    reference = next(iter(baseline.values()))
+    groups: dict[str | None, list[Line]] = {None: []}
+    for row_name, row in experiment.rows.items():
+        for key, runs in evaluations(row_name, experiment, results).items():
+            line = _line(experiment, row, key, runs, reference, results["speed"])
+            factor = next(iter(runs.values())).get("reduction_factor")
+            if (other := row.compared_with(factor)) is not None:
+                line["compared with"] = _comparison(other, factor, runs, experiment, results)
+            groups.setdefault(row.group, []).append(line)
+    return {group: _fill(lines) for group, lines in groups.items() if lines}
+
+
+def _fill(lines: list[Line]) -> list[Line]:
+    """Give all lines the columns that one of them has."""
+    columns = max(lines, key=len, default={})
+    return [{column: line.get(column, "-") for column in columns} for line in lines]
+
+
+def _comparison(
+    other: str, factor: float | None, runs: Runs, experiment: Experiment, results: dict[str, Any]
+) -> str:
+    """Return the difference to a row that is not the baseline."""
+    found = evaluations(other, experiment, results)
+    reference = found.get(other) or found.get(f"{other}@{factor:g}" if factor else other, {})
+    quality = quality_of(experiment.kind.name)
+    return f"{experiment.rows[other].title}: {difference(quality, runs, reference)}"
+
+
+def evaluations(row_name: str, experiment: Experiment, results: dict[str, Any]) -> dict[str, Runs]:
+    """Return the current runs of a row: for each reduction factor by seed."""
+    found: dict[str, Runs] = {}
+    digest = experiment.digest(row_name)
+    for seed, run in results["runs"].get(row_name, {}).items():
+        if run["settings"] != digest or int(seed) not in experiment.row_seeds(row_name):
+            continue
+        for result in run["results"]:
+            factor = result.get("reduction_factor")
+            key = row_name if factor is None else f"{row_name}@{factor:g}"
+            found.setdefault(key, {})[seed] = {**run, **result}
+    return found
+
+
+def _line(
+    experiment: Experiment,
+    row: Row,
+    key: str,
+    runs: Runs,
+    reference: Runs,
+    speed: dict[str, Any],
+) -> dict[str, str]:
+    quality = quality_of(experiment.kind.name)
+    mean, deviation = percentages(quality, runs)
+    spread = f" ± {deviation:.1f}" if len(runs) > 1 else ""
+    first, timing = next(iter(runs.values())), speed.get(key, {})
+    factor = first.get("reduction_factor")
+    flops = timing.get("flops_per_row", first.get("flops_per_row"))
+    base_flops = next(iter(reference.values())).get("flops_per_row")
+    return {
+        "method": row.title if factor is None else f"{row.title}, r = {factor:g}",
+        quality.heading: f"{mean:.1f}{spread} %",
+        "seeds": str(len(runs)),
+        "difference": "-" if key == experiment.baseline else difference(quality, runs, reference),
+        "steps": f"{first['steps']:,}",
+        "new": f"{first['new_parameters_share']:.1%}",
+        "FLOPs": f"{base_flops / flops:.2f}x" if flops and base_flops else "-",
+        "encoder": _times(timing.get("encoder_times_faster")),
+        "step": _times(timing.get("training_step_times_faster")),
+    }
+
+
+def difference(quality: Quality, runs: Runs, reference: Runs) -> str:
+    """Return the mean difference in points over the seeds that both have, with its interval."""
+    seeds = [seed for seed in runs if seed in reference]
+    if not seeds:
+        return "-"
+    size = next(iter(runs.values()))["rows"]
+    sizes = quality.unpack(runs[seeds[0]], size).sizes
+    deltas = np.stack(
+        [
+            quality.unpack(runs[seed], size).points.astype(float)
+            - quality.unpack(reference[seed], size).points
+            for seed in seeds
+        ]
+    )
+    mean = deltas.mean(0).sum() / sizes.sum()
+    lower, upper = interval(deltas, sizes)
+    return f"{100 * mean:+.1f} ({100 * lower:+.1f} to {100 * upper:+.1f})"
+
+
+def interval(deltas: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of the difference of two ratios, from resampled seeds and rows.
+
+    Args:
+        deltas: Differences in points `[seeds, rows]`.
+        sizes: What the points of each row are out of.
+
+    Returns:
+        The 2.5 and 97.5 percentiles of sums of points over sums of sizes.
+    """
+    rng = np.random.default_rng(0)
+    num_seeds, num_rows = deltas.shape
+    ratios = np.empty(RESAMPLES)
+    for index in range(RESAMPLES):
+        seeds = rng.integers(num_seeds, size=num_seeds)
+        rows = rng.multinomial(num_rows, np.full(num_rows, 1 / num_rows))
+        ratios[index] = deltas[seeds].mean(0) @ rows / (sizes @ rows)
+    lower, upper = np.quantile(ratios, [0.025, 0.975])
+    return float(lower), float(upper)
+
+
+def percentages(quality: Quality, runs: Runs) -> tuple[float, float]:
+    """Return mean and standard deviation over seeds; the latter is 0 for one seed."""
+    values = 100 * np.array([run[quality.key] for run in runs.values()])
+    return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
+
+
+def _times(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}x"
