@@ -111,7 +111,7 @@ def difference(quality: Quality, runs: Runs, reference: Runs) -> str:
             for seed in seeds
         ]
     )
-    mean = deltas.mean(0).sum() / sizes.sum()
+    mean = deltas.sum() / (len(seeds) * sizes.sum())
     lower, upper = interval(deltas, sizes)
     return f"{100 * mean:+.1f} ({100 * lower:+.1f} to {100 * upper:+.1f})"
 
