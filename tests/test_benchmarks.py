@@ -6,7 +6,11 @@ import json
 import pytest
 import torch
 
+import conditional_adapters as ca
 from benchmarks._report import RESULTS
+from conditional_adapters.tasks.bundle import save_task
+from conditional_adapters.tasks.models import load_classifier
+from tests.tiny_bert import word_tokenizer, write_bert
 
 
 def keys_of(report: object) -> object:
@@ -41,3 +45,36 @@ def test_a_benchmark_runs_and_its_report_has_the_committed_form(
     assert json.dumps(keys_of(report)) == json.dumps(keys_of(committed))  # in the same order
     assert report["rounds"] == rounds
     assert report["command"].startswith(f"python -m {module} --rounds {rounds} ")
+
+
+@pytest.mark.compile  # it exports
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of torchao
+def test_the_accuracy_of_a_classifier_in_8_bits_is_compared_row_by_row(
+    tmp_path, monkeypatch
+) -> None:
+    words = ["a", "text", "one", "two", "three"]
+    write_bert(tmp_path / "model", word_tokenizer(words, max_length=24), num_layers=1)
+    classifier = load_classifier(str(tmp_path / "model"), ["animals", "plants"], max_length=20)
+    ca.attach(classifier.model, ca.ConditionalAdapterConfig(reduction_factor=2, adapter_dim=4))
+    save_task(classifier, tmp_path / "adapter", base_model=str(tmp_path / "model"))
+    rows = [f"{' '.join(words[: 1 + i % 5])},{('animals', 'plants')[i % 2]}" for i in range(12)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]))
+    arguments = ["--adapter", tmp_path / "adapter", "--data", tmp_path / "rows.csv"]
+    arguments += ["--threads", torch.get_num_threads(), "--output", tmp_path / "int8.json"]
+    monkeypatch.setattr("sys.argv", ["x", *map(str, arguments)])
+    importlib.import_module("benchmarks.int8").main()
+    report = json.loads((tmp_path / "int8.json").read_text())
+    assert (report["rows"], report["reduction_factor"]) == (12, 2)
+    differences = {
+        name: row["largest_difference_of_probability"] for name, row in report["results"].items()
+    }
+    assert list(differences) == [
+        "PyTorch, float32",
+        "ONNX Runtime, float32",
+        "ONNX Runtime, int8",
+        "torchao, int8",
+    ]
+    exact, onnx, *eight_bits = differences.values()
+    assert exact == 0 < onnx < 1e-5 < min(eight_bits)
+    assert max(eight_bits) < 0.1
+    assert report["results"]["ONNX Runtime, float32"]["same_class"] == 1
