@@ -42,7 +42,11 @@ class OnnxModel:
     """An ONNX file in the place of a model."""
 
     session: onnxruntime.InferenceSession
-    device: torch.device = torch.device("cpu")
+
+    @property
+    def device(self) -> torch.device:
+        """Where its inputs must be."""
+        return torch.device("cpu")
 
     def __call__(self, **inputs: Tensor) -> SimpleNamespace:
         """Return the logits, by that name."""
