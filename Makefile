@@ -56,10 +56,14 @@ bench: setup  ## Measure operators and models; writes benchmarks/results/*.json 
 	$(BIN)/python -m benchmarks.onnx
 	$(BIN)/python -m benchmarks.encoders
 	$(BIN)/python -m benchmarks.encoders --step --factors 2 4 8
+	$(BIN)/python -m benchmarks.encoders --models bert-base t5-base --batches 1 8 --tokens 128 512 --rounds 3
+	$(BIN)/python -m benchmarks.encoders --models vit-base-224 whisper-base --batches 1 8 --rounds 3
+	$(BIN)/python -m benchmarks.routing_overhead
 	$(BIN)/python -m benchmarks.short_inputs
 	$(BIN)/python -m benchmarks.lengths
 	$(BIN)/python -m benchmarks.ragged
-	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.peers --compile
+	$(BIN)/python -m benchmarks.adapters_library
 	$(BIN)/python -m benchmarks.many_adapters
 	$(BIN)/coda bench --json > benchmarks/results/minilm.json
 	$(BIN)/python -m scripts.benchmark_page

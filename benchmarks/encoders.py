@@ -6,7 +6,10 @@ matrix products and attention alone, with nothing between them. `--compile` time
 `torch.compile`. `--step` times a training step of the new parameters instead and measures its peak
 memory, each candidate in a process of its own.
 
-What is in the results file already is kept; a new measurement replaces that of the same shape.
+What is in the results file already is kept; a new measurement replaces that of the same cell.
+`--grid` measures all models, lengths, batches and types, cell by cell and the cheapest first, and
+leaves out what the file has already, so it can be stopped and started again. It says beforehand
+about how long that takes, and does not begin with cells that take longer than `--cell-minutes`.
 """
 
 import argparse
@@ -14,90 +17,24 @@ import json
 import multiprocessing
 import re
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    BertConfig,
-    BertModel,
-    PreTrainedModel,
-    T5Config,
-    T5EncoderModel,
-    ViTConfig,
-    ViTModel,
-    WhisperConfig,
-)
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers import PreTrainedModel
 
-import conditional_adapters as ca
+from benchmarks import _grid
+from benchmarks._allocator import ALLOCATORS, describe_allocator, use_allocator
+from benchmarks._encoder_models import MODELS, TYPES, build, make_inputs, prepare
+from benchmarks._grid import Cell
 from benchmarks._products import products_alone
 from benchmarks._report import RESULTS, Report, describe_run
+from conditional_adapters._atomic import replace_text
 from conditional_adapters.analysis import estimate_flops
 from conditional_adapters.analysis.timing import Timing, compile_module, time_interleaved
-from conditional_adapters.assets import load_packaged_model
 
-ADAPTER_DIM = 64
 DENSE, REFERENCE = "dense", "dense + adapter"
-TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def _bert() -> PreTrainedModel:
-    return BertModel(BertConfig(max_position_embeddings=8192), add_pooling_layer=False)
-
-
-def _t5() -> PreTrainedModel:
-    return T5EncoderModel(T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12))
-
-
-def _vit(pixels: int) -> PreTrainedModel:
-    return ViTModel(ViTConfig(image_size=pixels), add_pooling_layer=False)
-
-
-def _whisper() -> PreTrainedModel:
-    size = {"d_model": 512, "encoder_layers": 6, "encoder_attention_heads": 8}
-    return WhisperEncoder(WhisperConfig(**size, encoder_ffn_dim=2048))
-
-
-# Those that begin with "packaged" have real weights, the others random ones.
-MODELS: dict[str, Callable[[], PreTrainedModel]] = {
-    "packaged-minilm": partial(load_packaged_model, "minilm"),
-    "packaged-dinov2": partial(load_packaged_model, "dinov2"),
-    "bert-base": _bert,
-    "t5-base": _t5,
-    "vit-base-224": partial(_vit, 224),
-    "vit-base-448": partial(_vit, 448),
-    "whisper-base": _whisper,
-}
-
-
-def build(name: str, dtype: str) -> PreTrainedModel:
-    """Return a model with a dense adapter, in evaluation mode."""
-    torch.manual_seed(0)
-    model = MODELS[name]().eval().to(TYPES[dtype])
-    return ca.attach(
-        model, ca.ConditionalAdapterConfig(reduction_factor=1, adapter_dim=ADAPTER_DIM)
-    )
-
-
-def make_inputs(model: PreTrainedModel, batch: int, tokens: int | None) -> dict[str, Tensor]:
-    """Return random token ids, pixels or spectrograms."""
-    if model.main_input_name == "input_ids":
-        return {"input_ids": torch.randint(model.config.vocab_size, (batch, tokens or 512))}
-    if model.main_input_name == "pixel_values":
-        size = 224 if model.config.model_type == "dinov2" else model.config.image_size
-        return {"pixel_values": torch.randn(batch, 3, size, size, dtype=model.dtype)}
-    frames = 2 * model.config.max_source_positions
-    return {"input_features": torch.randn(batch, model.config.num_mel_bins, frames).to(model.dtype)}
-
-
-def prepare(model: PreTrainedModel, factor: float | None) -> None:
-    """Make the model dense (None), dense with adapters (1) or conditional."""
-    ca.set_adapter(model, None if factor is None else "default")
-    if factor is not None:
-        ca.set_reduction_factor(model, factor)
 
 
 def _candidates(factors: list[float]) -> dict[str, float | None]:
@@ -157,7 +94,7 @@ def _training_step(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Callabl
     optimizer = torch.optim.AdamW(parameters, lr=1e-4)
 
     def step() -> None:
-        model(**inputs).last_hidden_state.square().mean().backward()
+        model(**inputs)[0].square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -219,54 +156,92 @@ def _status(field: str) -> int:
     return 1024 * int(match[1])
 
 
-def main() -> None:
-    """Measure, print and write what was asked for."""
+def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=["packaged-minilm"])
-    parser.add_argument("--dtypes", nargs="+", choices=TYPES, default=["float32"])
-    parser.add_argument("--batches", nargs="+", type=int, default=[8])
-    parser.add_argument("--tokens", nargs="+", type=int, default=[512], help="of texts")
-    parser.add_argument("--factors", nargs="+", type=float, default=[2, 3, 4, 5, 8])
-    parser.add_argument("--rounds", type=int, default=7, help="measured rounds, at least 3")
+    parser.add_argument("--grid", action="store_true", help="all that is not named otherwise")
+    parser.add_argument("--models", nargs="+", choices=MODELS, help="packaged-minilm")
+    parser.add_argument("--dtypes", nargs="+", choices=TYPES, help="float32")
+    parser.add_argument("--batches", nargs="+", type=int, help="8")
+    parser.add_argument("--tokens", nargs="+", type=int, help="of texts; 512")
+    parser.add_argument("--factors", nargs="+", type=float, default=_grid.FACTORS)
+    parser.add_argument("--rounds", type=int, help="measured rounds, at least 3; 7, in a grid 3")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--allocator", choices=ALLOCATORS, default="default")
     parser.add_argument("--step", action="store_true", help="a training step and its memory")
     parser.add_argument("--compile", action="store_true", help="forward passes, compiled")
+    parser.add_argument("--cell-minutes", type=float, default=15, help="of a grid; the longest")
+    parser.add_argument("--again", action="store_true", help="in a grid: measured cells, too")
+    parser.add_argument("--estimate", action="store_true", help="say how long it takes, and end")
     parser.add_argument("--output", type=Path, default=RESULTS / "encoders.json")
     arguments = parser.parse_args()
+    is_grid = arguments.grid
+    arguments.models = arguments.models or (list(MODELS) if is_grid else ["packaged-minilm"])
+    arguments.dtypes = arguments.dtypes or (list(TYPES) if is_grid else ["float32"])
+    arguments.batches = arguments.batches or (_grid.BATCHES if is_grid else [8])
+    arguments.tokens = arguments.tokens or (_grid.LENGTHS if is_grid else [512])
+    arguments.rounds = arguments.rounds or (_grid.ROUNDS if is_grid else 7)
+    arguments.kind = "compiled forward" if arguments.compile else "forward"
+    arguments.kind = "step" if arguments.step else arguments.kind
+    if arguments.allocator != "default":
+        arguments.kind += f", {arguments.allocator}"
+    return arguments
+
+
+def _choose(arguments: argparse.Namespace, results: dict[str, Any]) -> list[Cell]:
+    """Return the cells to measure, and print about how long that takes."""
+    sizes = (arguments.models, arguments.dtypes, arguments.batches, arguments.tokens)
+    print("estimating ...", flush=True)
+    runs = 1 + arguments.rounds
+    cells = list(_grid.estimate(*sizes, factors=arguments.factors, runs=runs))
+    if arguments.grid:
+        kept = set() if arguments.again else set(results)
+        print(f"measured already: {sum(cell.key(arguments.kind) in kept for cell, _ in cells)}")
+        cells = [(cell, time) for cell, time in cells if cell.key(arguments.kind) not in kept]
+        long = [cell for cell, time in cells if time > 60 * arguments.cell_minutes]
+        cells = sorted((c for c in cells if c[0] not in long), key=lambda cell: cell[1])
+        for cell in long:
+            print(f"left out, longer than {arguments.cell_minutes:g} min: {cell.key('')[:-2]}")
+    for cell, time in cells:
+        print(f"about {time / 60:5.1f} min: {cell.key(arguments.kind)}")
+    total = sum(time for _, time in cells) / 60
+    print(f"{len(cells)} cells, about {total:.0f} min or more: an estimate by operations alone")
+    return [cell for cell, _ in cells]
+
+
+def _measure(cell: Cell, arguments: argparse.Namespace) -> Report:
+    """Measure one cell, and say how."""
+    run = describe_run("benchmarks.encoders", "transformers")
+    model = build(cell.model, cell.dtype)
+    settings = {
+        "rounds": arguments.rounds,
+        "attention": model.config._attn_implementation,
+        "allocator": describe_allocator(),
+    }
+    if arguments.step:
+        found = measure_step(*cell, arguments.factors, arguments.rounds)
+    else:
+        inputs = make_inputs(model, cell.batch, cell.tokens)
+        sizes = (arguments.factors, arguments.rounds)
+        found = measure_forward(model, inputs, *sizes, compiled=arguments.compile)
+    return run | settings | {"results": found}
+
+
+def main() -> None:
+    """Measure, print and write what was asked for."""
+    arguments = _parse()
+    use_allocator(arguments.allocator, "benchmarks.encoders")
     torch.set_num_threads(arguments.threads)
     results: dict[str, Any] = {}
     if arguments.output.exists():
         results = json.loads(arguments.output.read_text())
-    for name in arguments.models:
-        for dtype in arguments.dtypes:
-            model = build(name, dtype)
-            lengths = arguments.tokens if model.main_input_name == "input_ids" else [None]
-            for batch, tokens in ((b, n) for b in arguments.batches for n in lengths):
-                if tokens and tokens > getattr(model.config, "max_position_embeddings", tokens):
-                    continue
-                run = describe_run("benchmarks.encoders", "transformers")
-                settings = {
-                    "rounds": arguments.rounds,
-                    "attention": model.config._attn_implementation,
-                }
-                if arguments.step:
-                    cell = (name, dtype, batch, tokens, arguments.factors, arguments.rounds)
-                    found = measure_step(*cell)
-                else:
-                    inputs = make_inputs(model, batch, tokens)
-                    cell = (model, inputs, arguments.factors, arguments.rounds)
-                    found = measure_forward(*cell, compiled=arguments.compile)
-                kind = "compiled forward" if arguments.compile else "forward"
-                kind = "step" if arguments.step else kind
-                key = f"{name}, {dtype}, {batch} x {tokens or 'native'}, {kind}"
-                results[key] = run | settings | {"results": found}
-                arguments.output.parent.mkdir(parents=True, exist_ok=True)
-                arguments.output.write_text(
-                    json.dumps(dict(sorted(results.items())), indent=2) + "\n"
-                )
-                print(key, json.dumps(found, indent=2), sep="\n")
+    cells = _choose(arguments, results)
+    for cell in () if arguments.estimate else cells:
+        key = cell.key(arguments.kind)
+        results[key] = _measure(cell, arguments)
+        replace_text(arguments.output, json.dumps(dict(sorted(results.items())), indent=2) + "\n")
+        print(key, json.dumps(results[key]["results"], indent=2), sep="\n", flush=True)
 
 
 if __name__ == "__main__":

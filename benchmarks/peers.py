@@ -1,13 +1,16 @@
-"""Time what else a user would pick, side by side: an encoder of BERT-base's size, eight ways.
+"""Time what else a user would pick, side by side: an encoder of BERT-base's size, in many ways.
 
-Random weights, float32. All take turns in every round, and ratios to the plain encoder are taken
-within a round. What LoRA, half the layers, 8 bits or another model do to quality is not measured
-here; only the time is compared.
+Random weights, float32. All take turns in every round, in a new order each time and with a pause
+before each, and ratios to the plain encoder are taken within a round. `--compile` adds what
+`torch.compile` makes of some of them, in float32 and with torchao's 8 bits. What LoRA, half the
+layers, 8 bits or another model do to quality is not measured here; only the time is compared.
 """
 
 import argparse
+import copy
 import json
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,12 +21,15 @@ from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertMode
 
 import conditional_adapters as ca
 from benchmarks._report import RESULTS, Report, describe_run, write_report
-from conditional_adapters.analysis.timing import time_interleaved
+from conditional_adapters.analysis.timing import compile_module, time_interleaved
 from conditional_adapters.integrations.onnx import export_onnx, open_session, quantize_onnx
 
 ADAPTER_DIM, LORA_RANK, VOCABULARY = 64, 8, 30522
 SHAPES = ((8, 512), (1, 128))
 PLAIN = "plain"
+# Threads of ONNX Runtime and OpenMP go on spinning for a while after a run, on the cores that the
+# next candidate needs.
+PAUSE = 0.25  # seconds before each run
 Run = Callable[[], object]
 
 
@@ -62,6 +68,25 @@ def make_torch_candidates(num_layers: int) -> dict[str, nn.Module]:
     }
 
 
+def make_compiled_candidates(models: dict[str, nn.Module]) -> dict[str, Callable[..., object]]:
+    """Return some of them compiled, and in 8 bits of torchao, which gain only if compiled.
+
+    What was compiled before is forgotten, so that each shape gets graphs of its own.
+    """
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    torch._dynamo.reset()
+    found: dict[str, Callable[..., object]] = {}
+    num_graphs = 8  # of one function of transformers that all these models share; there are five
+    for name in (PLAIN, "parallel adapter", "conditional, r = 4"):
+        found[f"{name}, compiled"] = compile_module(models[name], variants=num_graphs)
+    for name in ("parallel adapter", "conditional, r = 4"):
+        model = copy.deepcopy(models[name])
+        quantize_(model.encoder, Int8DynamicActivationInt8WeightConfig())
+        found[f"{name}, torchao int8, compiled"] = compile_module(model, variants=num_graphs)
+    return found
+
+
 def make_onnx_candidates(
     num_layers: int, folder: Path, inputs: dict[str, Tensor], num_threads: int
 ) -> dict[str, Run]:
@@ -78,17 +103,27 @@ def make_onnx_candidates(
     return runs
 
 
-def measure(num_layers: int, num_tokens: int | None, num_rounds: int, num_threads: int) -> Report:
+def measure(
+    num_layers: int,
+    num_tokens: int | None,
+    num_rounds: int,
+    num_threads: int,
+    *,
+    compiled: bool = False,
+) -> Report:
     """Return times of all candidates, by shape."""
-    candidates = make_torch_candidates(num_layers)
+    models = make_torch_candidates(num_layers)
     report: Report = {}
     for batch, tokens in SHAPES:
+        candidates: dict[str, Callable[..., object]] = dict(models)
+        if compiled:
+            candidates |= make_compiled_candidates(models)
         inputs = {
             "input_ids": torch.randint(VOCABULARY, (batch, num_tokens or tokens)),
             "attention_mask": torch.ones(batch, num_tokens or tokens, dtype=torch.int64),
         }
 
-        def forward(model: nn.Module, inputs: dict[str, Tensor] = inputs) -> None:
+        def forward(model: Callable[..., object], inputs: dict[str, Tensor] = inputs) -> None:
             with torch.inference_mode():
                 model(**inputs)
 
@@ -98,7 +133,9 @@ def measure(num_layers: int, num_tokens: int | None, num_rounds: int, num_thread
         }
         with tempfile.TemporaryDirectory() as folder:
             runs |= make_onnx_candidates(num_layers, Path(folder), inputs, num_threads)
-            times = time_interleaved(runs, rounds=num_rounds, warmup=1)
+            times = time_interleaved(
+                runs, prepare=lambda _: time.sleep(PAUSE), rounds=num_rounds, warmup=1
+            )
         report[f"{batch} x {tokens}"] = {
             name: {
                 "milliseconds": {
@@ -119,6 +156,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=12, help="layers of the encoder")
     parser.add_argument("--tokens", type=int, help="instead of 512 and 128")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--compile", action="store_true", help="compiled ones, too (minutes more)")
     parser.add_argument("--output", type=Path, default=RESULTS / "peers.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -129,7 +167,13 @@ def main() -> None:
         "lora_rank": LORA_RANK,
         "rounds": arguments.rounds,
     }
-    results = measure(arguments.layers, arguments.tokens, arguments.rounds, arguments.threads)
+    results = measure(
+        arguments.layers,
+        arguments.tokens,
+        arguments.rounds,
+        arguments.threads,
+        compiled=arguments.compile,
+    )
     write_report(arguments.output, run, results)
     print(json.dumps(results, indent=2))
 

@@ -2,11 +2,13 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from scripts._encoder_tables import describe, encoder_tables, table
 
 RESULTS, TARGET = Path("benchmarks/results"), Path("docs/benchmarks.md")
 LENGTHS_PICTURE = Path("docs/images/lengths.png")
@@ -25,7 +27,10 @@ median; on a shared machine trust them more than the milliseconds.
 ## Encoders
 
 The floor is the same matrix products and attention alone, with nothing between them. Memory is what
-two training steps add to the process.
+two training steps add to the process. Where a table has several shapes, each r has its speed-up
+over dense adapters of the FLOP ratio, the share of it that is reached, and the time over its floor
+(of a training step: the share of memory). `python -m benchmarks.encoders --grid` measures all of
+them; `--allocator` takes glibc's huge pages, tcmalloc or jemalloc.
 
 {encoders}
 
@@ -42,6 +47,17 @@ two training steps add to the process.
 The time alone: what each does to quality is not compared here.
 
 {peers}
+
+## What routing costs
+
+The calls of each piece made again alone, with the tensors of a forward pass, in turns with the
+whole pass.
+
+{routing_overhead}
+
+## Accuracy in 8 bits
+
+{int8}
 
 ## Short inputs
 
@@ -67,7 +83,7 @@ weighs nothing: it is what the exact method cannot be faster than.
 """
 
 
-_NOT_MEASURED = "Not measured yet: `python -m benchmarks.peers`."
+_NOT_MEASURED = "Not measured yet: `python -m benchmarks.{}`."
 
 
 def render(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -81,10 +97,12 @@ def render(results: Mapping[str, Mapping[str, Any]]) -> str:
     """
     return PAGE.format(
         minilm=_minilm(results["minilm"]),
-        encoders="\n\n".join(_encoder(*item) for item in results["encoders"].items()),
+        encoders=encoder_tables(results["encoders"]),
         lengths=_lengths(results["lengths"]),
         ragged=_ragged(results["ragged"]),
-        peers=_peers(results["peers"]) if "peers" in results else _NOT_MEASURED,
+        peers=_peers(results["peers"]),
+        routing_overhead=_if_measured(results, "routing_overhead", _routing_overhead),
+        int8=_if_measured(results, "int8", _int8),
         short_inputs=_short_inputs(results["short_inputs"]),
         onnx=_onnx(results["onnx"]),
         conformer=_conformer(results["conformer"]),
@@ -109,28 +127,9 @@ def _minilm(report: Mapping[str, Any]) -> str:
         for row in report["rows"]
     ]
     heads = ("encoder", "ms", "speed-up over dense adapters", "FLOP ratio", "share of it reached")
-    return f"{report['setting']}, torch {report['torch']}: `coda bench --json`.\n\n" + _table(
+    return f"{report['setting']}, torch {report['torch']}: `coda bench --json`.\n\n" + table(
         heads, rows
     )
-
-
-def _encoder(shape: str, report: Mapping[str, Any]) -> str:
-    """Write one table; a training step has memory in place of the floor."""
-    columns = {
-        "milliseconds": ("ms", lambda value: f"{value['median']:.0f}"),
-        "times_faster": ("speed-up over dense adapters", "{:.2f}x".format),
-        "flop_ratio": ("FLOP ratio", "{:.2f}x".format),
-        "share_of_flop_ratio": ("share of it reached", "{:.2f}".format),
-        "time_over_floor": ("time over floor", "{:.2f}".format),
-        "flop_ratio_of_forward": ("FLOP ratio of the forward pass", "{:.2f}x".format),
-        "peak_megabytes": ("MB", "{}".format),
-        "share_of_peak_memory": ("share of memory", "{:.2f}".format),
-    }
-    rows = report["results"]
-    keys = [key for key in columns if key in next(iter(rows.values()))]
-    cells = [(name, *(columns[key][1](row[key]) for key in keys)) for name, row in rows.items()]
-    table = _table(["encoder", *(columns[key][0] for key in keys)], cells)
-    return f"{shape}, {_run(report)}\n\n{table}"
 
 
 def _lengths(report: Mapping[str, Any]) -> str:
@@ -150,9 +149,9 @@ def _lengths(report: Mapping[str, Any]) -> str:
     slopes = "; ".join(f"{name}: {slope:.2f}" for name, slope in growth.items())
     heads = ("tokens", "ms, dense + adapter", *(f"{name}, of the FLOP ratio" for name in shown))
     return (
-        f"One text of MiniLM's size, random weights, {_run(report)}\n\n"
+        f"One text of MiniLM's size, random weights, {describe(report)}\n\n"
         f"![Time over tokens, both axes logarithmic](images/{LENGTHS_PICTURE.name})\n\n"
-        f"{_table(heads, cells)}\n\n"
+        f"{table(heads, cells)}\n\n"
         f"Time grows with this power of the length, from the shortest to the longest: {slopes}."
     )
 
@@ -203,19 +202,72 @@ def _ragged(report: Mapping[str, Any]) -> str:
     ]
     heads = ("encoder", "texts", "tokens per second", "of equal lengths", "over dense adapters")
     shape = f"{report['results']['texts']} articles, lengths {report['lengths']} tokens"
-    return f"{shape}, {_run(report)}\n\n{_table(heads, rows)}"
+    return f"{shape}, {describe(report)}\n\n{table(heads, rows)}"
+
+
+def _if_measured(
+    results: Mapping[str, Mapping[str, Any]],
+    name: str,
+    section: Callable[[Mapping[str, Any]], str],
+) -> str:
+    return section(results[name]) if name in results else _NOT_MEASURED.format(name)
 
 
 def _peers(report: Mapping[str, Any]) -> str:
-    tables = []
+    tables, apart = [], {}
     for shape, candidates in report["results"].items():
-        rows = [
-            (name, f"{row['milliseconds']['median']:.0f}", f"{row['times_faster_than_plain']:.2f}x")
-            for name, row in candidates.items()
-        ]
-        tables.append(_table((shape, "ms", "over the plain encoder"), rows))
+        rows = []
+        for name, row in candidates.items():
+            apart |= row.get("own_environment", {})
+            known = "milliseconds" in row
+            time = f"{row['milliseconds']['median']:.0f}" if known else "(ratio only)"
+            rows.append((name, time, f"{row['times_faster_than_plain']:.2f}x"))
+        tables.append(table((shape, "ms", "over the plain encoder"), rows))
     what = f"BERT-base's size, random weights, {report['dtype']}"
-    return f"{what}, {_run(report)}\n\n" + "\n\n".join(tables)
+    if apart:
+        versions = ", ".join(f"{name} {version}" for name, version in apart.items())
+        tables.append(
+            f"Ratio only: {versions}, in an environment of its own, over its own plain model "
+            "(`python -m benchmarks.adapters_library`)."
+        )
+    return f"{what}, {describe(report)}\n\n" + "\n\n".join(tables)
+
+
+def _routing_overhead(report: Mapping[str, Any]) -> str:
+    pieces = next(iter(report["results"].values()))
+    rows = [
+        (
+            piece,
+            *(
+                f"{found[piece]['milliseconds']:.2f} ms, {found[piece]['share_of_forward']:.1%}"
+                for found in report["results"].values()
+            ),
+        )
+        for piece in pieces
+    ]
+    shape = (
+        f"{report['batch_size']} x {report['tokens']} tokens, r = {report['reduction_factor']:g}"
+    )
+    cells = table((shape, *report["results"]), rows)
+    return f"Random weights, {describe(report)}\n\n{cells}"
+
+
+def _int8(report: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            name,
+            f"{row['accuracy']:.1%}",
+            f"{100 * row['accuracy_difference']:+.1f} "
+            f"({100 * row['interval'][0]:+.1f} to {100 * row['interval'][1]:+.1f})",
+            f"{row['p_value']:.2f}",
+            f"{row['same_class']:.1%}",
+        )
+        for name, row in report["results"].items()
+    ]
+    heads = ("", "accuracy", "points against float32 (95 %)", "McNemar's p", "same class")
+    part = f", {report['split']}" if report["split"] else ""
+    what = f"{report['data']}{part}, {report['rows']} rows, r = {report['reduction_factor']:g}"
+    return f"{what}, {describe(report)}\n\n{table(heads, rows)}"
 
 
 def _short_inputs(report: Mapping[str, Any]) -> str:
@@ -233,7 +285,7 @@ def _short_inputs(report: Mapping[str, Any]) -> str:
     where = f"MiniLM's size, random weights, {report['machine']['cores']} cores at load {load}"
     return (
         f"Speed-up over dense adapters; below 1 the conditional encoder is slower. {where}, "
-        f"{_run(report)}\n\n{_table(heads, rows)}"
+        f"{describe(report)}\n\n{table(heads, rows)}"
     )
 
 
@@ -253,7 +305,7 @@ def _onnx(report: Mapping[str, Any]) -> str:
             )
     heads = ("encoder", "weights", "MB", "ms", "over dense, same weights", "over dense, float32")
     shape = f"Random weights, {report['batch_size']} x {report['tokens']} tokens"
-    return f"{shape}, {_run(report)}\n\n{_table(heads, rows)}"
+    return f"{shape}, {describe(report)}\n\n{table(heads, rows)}"
 
 
 def _conformer(report: Mapping[str, Any]) -> str:
@@ -269,7 +321,7 @@ def _conformer(report: Mapping[str, Any]) -> str:
     ]
     heads = ("layers", "ms", "times faster", "times fewer FLOPs", "convolution's share of time")
     shape = f"Random weights, {report['batch_size']} x {report['frames']} frames"
-    return f"{shape}, {_run(report)}\n\n{_table(heads, rows)}"
+    return f"{shape}, {describe(report)}\n\n{table(heads, rows)}"
 
 
 def _soft_topk(report: Mapping[str, Any]) -> str:
@@ -285,20 +337,7 @@ def _soft_topk(report: Mapping[str, Any]) -> str:
         for name, row in methods.items()
     ]
     shape = f"Scores {report['shape']}, k = {report['top_k']}, {report['num_iterations']} rounds"
-    return f"{shape}, {_run(report)}\n\n" + _table(("method", "", "ms", "times faster"), rows)
-
-
-def _run(report: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    threads = f"{report['threads']} thread{'s' if report['threads'] > 1 else ''}"
-    commit = str(report["commit"])[:7]
-    return f"{threads}, {versions}, commit {commit}: `{report['command']}`."
-
-
-def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    heads = list(heads)
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{shape}, {describe(report)}\n\n" + table(("method", "", "ms", "times faster"), rows)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,16 @@ import json
 
 import pytest
 import torch
+from transformers import BertConfig, BertModel, WhisperConfig, WhisperForAudioClassification
 
+import conditional_adapters as ca
+from benchmarks._allocator import use_allocator
 from benchmarks._report import RESULTS
+from conditional_adapters.tasks.bundle import save_task
+from conditional_adapters.tasks.models import load_classifier
+from scripts._encoder_tables import encoder_tables
+from scripts.benchmark_page import _int8, _peers, _routing_overhead
+from tests.tiny_bert import word_tokenizer, write_bert
 
 
 def keys_of(report: object) -> object:
@@ -41,3 +49,158 @@ def test_a_benchmark_runs_and_its_report_has_the_committed_form(
     assert json.dumps(keys_of(report)) == json.dumps(keys_of(committed))  # in the same order
     assert report["rounds"] == rounds
     assert report["command"].startswith(f"python -m {module} --rounds {rounds} ")
+
+
+@pytest.mark.compile  # it exports
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of torchao
+def test_the_accuracy_of_a_classifier_in_8_bits_is_compared_row_by_row(
+    tmp_path, monkeypatch
+) -> None:
+    words = ["a", "text", "one", "two", "three"]
+    write_bert(tmp_path / "model", word_tokenizer(words, max_length=24), num_layers=1)
+    classifier = load_classifier(str(tmp_path / "model"), ["animals", "plants"], max_length=20)
+    ca.attach(classifier.model, ca.ConditionalAdapterConfig(reduction_factor=2, adapter_dim=4))
+    save_task(classifier, tmp_path / "adapter", base_model=str(tmp_path / "model"))
+    rows = [f"{' '.join(words[: 1 + i % 5])},{('animals', 'plants')[i % 2]}" for i in range(12)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]))
+    arguments = ["--adapter", tmp_path / "adapter", "--data", tmp_path / "rows.csv"]
+    arguments += ["--threads", torch.get_num_threads(), "--output", tmp_path / "int8.json"]
+    monkeypatch.setattr("sys.argv", ["x", *map(str, arguments)])
+    importlib.import_module("benchmarks.int8").main()
+    report = json.loads((tmp_path / "int8.json").read_text())
+    assert (report["rows"], report["reduction_factor"]) == (12, 2)
+    differences = {
+        name: row["largest_difference_of_probability"] for name, row in report["results"].items()
+    }
+    assert list(differences) == [
+        "PyTorch, float32",
+        "ONNX Runtime, float32",
+        "ONNX Runtime, int8",
+        "torchao, int8",
+    ]
+    exact, onnx, *eight_bits = differences.values()
+    assert exact == 0 < onnx < 1e-5 < min(eight_bits)
+    assert max(eight_bits) < 0.1
+    assert report["results"]["ONNX Runtime, float32"]["same_class"] == 1
+    assert "rows.csv, 12 rows, r = 2" in _int8(report)
+
+
+TINY = ("--factors", "4", "--rounds", "3", "--batches", "1", "2", "--tokens", "16", "--grid")
+
+
+@pytest.fixture
+def tiny_encoders(monkeypatch):
+    """A BERT and a Whisper of the same code, in the places of large ones."""
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 32}
+    bert = BertConfig(**size, num_attention_heads=2, vocab_size=50, max_position_embeddings=64)
+    size = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2}
+    whisper = WhisperConfig(**size, encoder_ffn_dim=32, max_source_positions=20)
+    models = {
+        "bert": lambda: BertModel(bert, add_pooling_layer=False),
+        "whisper": lambda: WhisperForAudioClassification(whisper),
+    }
+    monkeypatch.setattr("benchmarks._encoder_models.MODELS", models)
+    monkeypatch.setattr("benchmarks.encoders.MODELS", models)
+
+
+def test_the_grid_of_encoders_measures_what_is_missing_and_renders(
+    tiny_encoders, tmp_path, monkeypatch, capsys
+) -> None:
+    def run(*more: str) -> dict:
+        options = [*TINY, "--threads", str(torch.get_num_threads()), *more]
+        monkeypatch.setattr("sys.argv", ["x", *options, "--output", str(tmp_path / "e.json")])
+        importlib.import_module("benchmarks.encoders").main()
+        file = tmp_path / "e.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    assert run("--estimate") == {}
+    assert "8 cells, about" in capsys.readouterr().out
+    first = run("--dtypes", "float32")
+    assert list(first) == [
+        *(f"bert, float32, {batch} x 16, forward" for batch in (1, 2)),
+        *(f"whisper, float32, {batch} x native, forward" for batch in (1, 2)),
+    ]
+    second = run()
+    assert len(second) == 8
+    assert {key: second[key] for key in first} == first
+    for cell in second.values():
+        assert cell["attention"] == "sdpa"
+        assert cell["allocator"]["keeps_freed_pages"]
+        row = cell["results"]["conditional, r = 4"]
+        assert row["flop_ratio"] > 1
+        assert row["time_over_floor"] > 0
+    page = encoder_tables(second)
+    assert page.count("| 1 x 16 |") == 2
+    assert "whisper, bfloat16, 2 shapes, forward, sdpa attention, allocator: glibc" in page
+
+
+def test_long_cells_are_left_out_and_said(tiny_encoders, tmp_path, monkeypatch, capsys) -> None:
+    options = [*TINY, "--cell-minutes", "0", "--threads", str(torch.get_num_threads())]
+    monkeypatch.setattr("sys.argv", ["x", *options, "--output", str(tmp_path / "e.json")])
+    importlib.import_module("benchmarks.encoders").main()
+    output = capsys.readouterr().out
+    assert "left out, longer than 0 min: whisper, bfloat16, 2 x native" in output
+    assert "0 cells, about 0 min" in output
+
+
+def test_an_allocator_that_is_missing_is_named(monkeypatch) -> None:
+    monkeypatch.setattr("benchmarks._allocator._FOLDERS", ("/nowhere",))
+    with pytest.raises(SystemExit, match=r"libjemalloc\.so\.2, which is in none of /nowhere.*apt"):
+        use_allocator("jemalloc", "benchmarks.encoders")
+
+
+def test_another_allocator_starts_the_process_again_once(monkeypatch) -> None:
+    calls = []
+    monkeypatch.setattr("os.execve", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr("sys.argv", ["x", "--rounds", "3"])
+    use_allocator("default", "benchmarks.encoders")
+    assert calls == []
+    use_allocator("huge-pages", "benchmarks.encoders")
+    ((_, command, environment),) = calls
+    assert command[1:] == ["-m", "benchmarks.encoders", "--rounds", "3"]
+    assert environment["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    monkeypatch.setattr("os.environ", environment)
+    use_allocator("huge-pages", "benchmarks.encoders")
+    assert len(calls) == 1
+
+
+def test_the_calls_of_each_piece_of_routing_are_made_again(tmp_path, monkeypatch) -> None:
+    module = importlib.import_module("benchmarks.routing_overhead")
+    config = BertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    model = ca.attach(BertModel(config, add_pooling_layer=False).eval())
+    inputs = {"input_ids": torch.randint(100, (2, 16))}
+    with torch.inference_mode():
+        expected = model(**inputs).last_hidden_state
+    pieces = module.pieces_of(model, inputs)
+    assert {name: len(calls) for name, calls in pieces.items()} == dict.fromkeys(pieces, 2)
+    with torch.inference_mode():
+        assert torch.equal(model(**inputs).last_hidden_state, expected)  # nothing stays changed
+        decision = pieces["choice and weights"][0]()
+        states = pieces["weighing and adding back"][-1]()
+    assert decision.selected_indices.shape == (2, 4)
+    torch.testing.assert_close(states, expected)  # the last layer's own answer
+    options = ["--rounds", "3", "--layers", "1", "--tokens", "16", "--batch", "2"]
+    options += ["--threads", str(torch.get_num_threads()), "--output", str(tmp_path / "r.json")]
+    monkeypatch.setattr("sys.argv", ["x", *options])
+    module.main()
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert list(report["results"]) == ["BERT-base", "MiniLM"]
+    assert report["results"]["MiniLM"]["forward pass"]["share_of_forward"] == 1
+    assert "| all of routing | " in _routing_overhead(report)
+
+
+def test_a_ratio_from_another_environment_stands_beside_the_peers_as_that() -> None:
+    module = importlib.import_module("benchmarks.adapters_library")
+    peers = json.loads((RESULTS / "peers.json").read_text())
+    found = {
+        "versions": {"adapters": "1.3.0", "transformers": "4.57.6"},
+        "times_faster": {"8 x 512": 0.9512, "1 x 128": 0.88},
+    }
+    merged = module.merge(peers, found)
+    assert merged["results"]["8 x 512"][module.ROW]["times_faster_than_plain"] == 0.951
+    assert module.merge(merged, found) == merged
+    page = _peers(merged)
+    assert f"| {module.ROW} | (ratio only) | 0.95x |" in page
+    assert "adapters 1.3.0, transformers 4.57.6, in an environment of its own" in page

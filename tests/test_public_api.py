@@ -37,6 +37,7 @@ PUBLIC = [
     "remove_adapter",
     "save_adapter",
     "set_adapter",
+    "set_dense_below",
     "set_reduction_factor",
     "soft_topk",
     "supported_architectures",

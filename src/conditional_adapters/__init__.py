@@ -23,6 +23,7 @@ from .attach import attach as attach
 from .attach import detach as detach
 from .attach import remove_adapter as remove_adapter
 from .attach import set_adapter as set_adapter
+from .attach import set_dense_below as set_dense_below
 from .attach import set_reduction_factor as set_reduction_factor
 from .checkpoint import load_adapter as load_adapter
 from .checkpoint import read_adapter_config as read_adapter_config

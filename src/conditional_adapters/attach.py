@@ -207,6 +207,36 @@ def set_reduction_factor(model: nn.Module, reduction_factor: float) -> None:
         layer.coda_part(name).reduction_factor = factor
 
 
+def set_dense_below(model: nn.Module, num_tokens: int | None) -> None:
+    """Let small batches run dense, as at r = 1: routing costs them more than it saves.
+
+    What a layer costs depends on the tokens of the whole batch, rows times padded length, and so
+    does this setting. Outputs of small batches become those of r = 1, adapters included, so what a
+    row gets then depends on the size of its batch. Training is not affected. Measure the number
+    with `coda bench --break-even`; it belongs to a machine and is not saved with an adapter.
+
+    Args:
+        model: A model that `attach` was called on.
+        num_tokens: Batches with fewer tokens, padding included, run dense; >= 1. None, as after
+            `attach`: all batches are routed.
+
+    Raises:
+        ConfigError: If the number is out of range.
+        AttachmentError: If the model has no conditional adapters.
+
+    Example:
+        >>> set_dense_below(model, 64)
+    """
+    layers = conditional_layers(model)
+    if num_tokens is not None and (not isinstance(num_tokens, int) or num_tokens < 1):
+        raise ConfigError(
+            f"num_tokens must be a whole number of at least 1, or None, got {num_tokens!r}. Take "
+            "what `coda bench --break-even` prints, or None to route every batch."
+        )
+    for layer in layers:
+        layer.coda_dense_below = num_tokens
+
+
 def _check(sites: Sites, config: ConditionalAdapterConfig, adapter_name: str) -> tuple[str, ...]:
     """Refuse what does not fit before anything is changed; return the paths of the heads."""
     if not adapter_name.replace("_", "").replace("-", "").isalnum():

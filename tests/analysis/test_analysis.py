@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import conditional_adapters as ca
 from conditional_adapters._attachment import adapter_parameters
@@ -35,6 +36,19 @@ def test_flops_of_bert_agree_with_the_closed_form() -> None:
     assert count.dense == LAYERS * bert_layer_flops(SEQ) + head
     assert count.total == LAYERS * (bert_layer_flops(k) + adapter) + head
     assert count.ratio == count.dense / count.total
+
+
+def test_flops_are_those_of_the_counter_of_torch() -> None:
+    """Torch knows all products of eager attention; ours knows the fused attention, too."""
+    counts = []
+    for attention in ("sdpa", "eager"):
+        model, inputs = attached("bert", reduction_factor=3), TINY_MODELS["bert"].inputs()
+        model.set_attn_implementation(attention)
+        counts.append(ca.estimate_flops(model, inputs=inputs))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(**inputs)
+    assert counts[0] == counts[1]
+    assert counts[1].total == counter.get_total_flops()
 
 
 def test_counting_flops_changes_nothing() -> None:

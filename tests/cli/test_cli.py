@@ -152,6 +152,32 @@ def test_the_benchmark_times_every_encoder_side_by_side(folder) -> None:
     assert ratios[0] > 1 == ratios[1] < ratios[2] < ratios[3]
 
 
+SMALL = ("--sequence-length", 24, "--batch-size", 2, "--rounds", 3, "--adapter-dim", 4)
+
+
+def test_the_benchmark_runs_small_batches_dense_if_asked(folder) -> None:
+    bench = ("bench", "--model", folder / "model", "-r", 4, *SMALL, "--json")
+    report = json.loads(run(*bench, "--dense-below", 49).stdout)
+    assert report["setting"].endswith("sdpa, dense below 49 tokens")
+    assert report["rows"][2]["flop_ratio"] == 1
+    report = json.loads(run(*bench, "--dense-below", 48).stdout)
+    assert report["rows"][2]["flop_ratio"] > 1
+
+
+def test_the_benchmark_says_from_which_length_on_routing_pays(folder) -> None:
+    bench = ("bench", "--model", folder / "model", "-r", 2, "-r", 4, *SMALL, "--break-even")
+    report = json.loads(run(*bench, "--json").stdout)
+    assert [row["tokens"] for row in report["rows"]] == [8, 16, 32, 48]
+    for factor, limit in report["break_even_tokens"].items():
+        gains = [row["tokens"] for row in report["rows"] if row["speed_up"][factor] >= 1]
+        assert (limit in gains) if limit else report["rows"][-1]["tokens"] not in gains
+    text = run(*bench).stdout
+    assert "2 x 16" in text
+    assert "r = 4: " in text
+    result = run(*bench, "--dense-below", 9, expect=ConfigError)
+    assert "leave --dense-below" in str(result.exception)
+
+
 @pytest.mark.compile
 def test_the_benchmark_times_compiled_encoders_too(folder) -> None:
     result = run(

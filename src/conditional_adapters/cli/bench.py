@@ -10,10 +10,11 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from .._sites import find_sites
 from ..analysis import estimate_flops
+from ..analysis.break_even import break_even, time_sizes
 from ..analysis.flops import dummy_inputs
 from ..analysis.timing import compile_module, time_interleaved
 from ..assets import load_packaged_model
-from ..attach import attach, set_adapter, set_reduction_factor
+from ..attach import attach, set_adapter, set_dense_below, set_reduction_factor
 from ..config import ConditionalAdapterConfig
 from ..errors import ConfigError
 from ..tasks.models import PACKAGED
@@ -49,6 +50,17 @@ def bench(
             "--compile", help="Time each through torch.compile as well (some minutes, needs g++)."
         ),
     ] = False,
+    dense_below: Annotated[
+        int | None,
+        typer.Option(min=1, help="Run batches of fewer tokens (rows x length) dense, as at r = 1."),
+    ] = None,
+    find_break_even: Annotated[
+        bool,
+        typer.Option(
+            "--break-even",
+            help="Time lengths up to --sequence-length, and say from which on routing pays.",
+        ),
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Time the encoder dense, with dense adapters, and conditional, side by side.
@@ -62,6 +74,17 @@ def bench(
     attach(network, ConditionalAdapterConfig(reduction_factor=1, adapter_dim=adapter_dim))
     sites = find_sites(network)
     text_length = sequence_length if network.main_input_name == "input_ids" else None
+    setting = f"{model}, batch {batch_size}, {text_length or 'native'} tokens, " + (
+        f"{torch.get_num_threads()} threads, {network.dtype}, {network.config._attn_implementation}"
+    )
+    if find_break_even:
+        _refuse_beside_break_even(text_length, dense_below=dense_below, compiled=compiled)
+        sizes = (batch_size, sequence_length)
+        _print_break_even(network, sizes, factors, rounds, setting=setting, as_json=as_json)
+        return
+    if dense_below is not None:
+        set_dense_below(network, dense_below)
+        setting += f", dense below {dense_below} tokens"
     encoder: Any = sites.runner
     inputs = _random_inputs(
         dummy_inputs(sites, batch_size=batch_size, sequence_length=text_length), network
@@ -110,9 +133,6 @@ def bench(
         for mode in encoders
         for name in factors_by_name
     ]
-    setting = f"{model}, batch {batch_size}, {text_length or 'native'} tokens, " + (
-        f"{torch.get_num_threads()} threads, {network.dtype}, {network.config._attn_implementation}"
-    )
     if as_json:
         print_json({"setting": setting, "torch": torch.__version__, "rows": rows})
     else:
@@ -129,6 +149,80 @@ def _format(row: dict[str, Any]) -> dict[str, str]:
         "FLOP ratio": f"{row['flop_ratio']:.2f}x",
         "share": f"{row['speed_up'] / row['flop_ratio']:.2f}",
     }
+
+
+def _refuse_beside_break_even(
+    text_length: int | None, *, dense_below: int | None, compiled: bool
+) -> None:
+    """Refuse options that say nothing beside `--break-even`, and models of one length."""
+    if dense_below is not None or compiled:
+        raise ConfigError(
+            "--break-even times every size routed and not compiled; leave --dense-below and "
+            "--compile away."
+        )
+    if text_length is None:
+        raise ConfigError(
+            "--break-even needs a model of texts: images and speech have one length. Compare "
+            "batch sizes with --batch-size."
+        )
+
+
+def _print_break_even(
+    network: PreTrainedModel,
+    largest: tuple[int, int],
+    factors: list[float],
+    rounds: int,
+    *,
+    setting: str,
+    as_json: bool,
+) -> None:
+    """Time batches up to the largest, given as rows and tokens, and print where routing pays."""
+    num_rows, longest = largest
+    sites = find_sites(network)
+    lengths = sorted({min(2**power, longest) for power in range(2, 32)})
+    batches = {
+        num_rows * length: _random_inputs(
+            dummy_inputs(sites, batch_size=num_rows, sequence_length=length), network
+        )
+        for length in lengths
+    }
+    timings = time_sizes(network, batches, factors=factors, rounds=rounds, show_progress=True)
+    found = {factor: break_even(timings, factor) for factor in factors}
+    rows = [
+        {
+            "tokens": timing.num_tokens,
+            "seconds_dense": timing.dense.median,
+            "speed_up": {f"{factor:g}": timing.speed_up(factor) for factor in factors},
+        }
+        for timing in timings
+    ]
+    if as_json:
+        limits = {f"{factor:g}": limit for factor, limit in found.items()}
+        report = {"setting": setting, "torch": torch.__version__, "rows": rows}
+        print_json(report | {"break_even_tokens": limits})
+        return
+    cells = [
+        {
+            "rows x tokens": f"{num_rows} x {timing.num_tokens // num_rows}",
+            _REFERENCE: f"{timing.dense.median * 1e3:.1f} ms",
+            **{f"r = {factor:g}": f"{timing.speed_up(factor):.2f}x" for factor in factors},
+        }
+        for timing in timings
+    ]
+    print_table(f"{setting}: speed-up over {_REFERENCE}", cells)
+    for factor, limit in found.items():
+        print(_break_even_sentence(factor, limit, [timing.num_tokens for timing in timings]))
+
+
+def _break_even_sentence(factor: float, limit: int | None, sizes: list[int]) -> str:
+    if limit is None:
+        return f"r = {factor:g}: does not pay up to {sizes[-1]} tokens."
+    if limit == sizes[0]:
+        return f"r = {factor:g}: pays at every size that was measured."
+    return (
+        f"r = {factor:g}: pays from {limit} tokens of a batch on: "
+        f"ca.set_dense_below(model, {limit}) or --dense-below {limit}"
+    )
 
 
 def _load(model: str, random_weights: bool) -> PreTrainedModel:

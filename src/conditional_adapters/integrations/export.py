@@ -94,8 +94,8 @@ def export_program(
         The program, which keeps a copy of no weight.
 
     Raises:
-        ConfigError: If the inputs or the output do not fit, or the model asks for numbers that are
-            only known when it runs (docs/export.md).
+        ConfigError: If the inputs or the output do not fit, small batches run dense, or the model
+            asks for numbers that are only known when it runs (docs/export.md).
     """
     return export_answer(model, sample_inputs, output=output, dynamic_axes=dynamic_axes)[0]
 
@@ -108,6 +108,7 @@ def export_answer(
     dynamic_axes: Mapping[str, Sequence[int]] | None,
 ) -> tuple[ExportedProgram, str]:
     """Do what `export_program` says; return the name of the output as well."""
+    _refuse_two_paths(model)
     if dynamic_axes is None:
         has_length = all(value.dim() == 2 for value in sample_inputs.values())
         dynamic_axes = dict.fromkeys(sample_inputs, (0, 1) if has_length else (0,))
@@ -142,6 +143,16 @@ def export_answer(
                 "fewer dynamic_axes may help."
             ) from error
     return program, answer
+
+
+def _refuse_two_paths(model: nn.Module) -> None:
+    """Refuse a model whose small batches take another way; a program has one."""
+    limits = {getattr(module, "coda_dense_below", None) for module in model.modules()} - {None}
+    if limits:
+        raise ConfigError(
+            f"the model runs batches of fewer than {limits.pop()} tokens dense, and an exported "
+            "program has one path for all sizes. Call set_dense_below(model, None) first."
+        )
 
 
 def _output_name(model: nn.Module, inputs: Mapping[str, Tensor], wanted: str | None) -> str:

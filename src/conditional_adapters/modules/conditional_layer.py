@@ -60,6 +60,7 @@ class ConditionalLayer(DynamicSubclass):
     coda_adapters: nn.ModuleDict
     coda_active: str | None
     coda_scope: RowScope
+    coda_dense_below: int | None = None  # tokens of a batch, see `set_dense_below`
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Run hooks and `forward`; see there."""
@@ -105,7 +106,7 @@ class ConditionalLayer(DynamicSubclass):
         plan = self.coda_plan
         normalised = self.coda_normalise(hidden_states)
         budget = None
-        if parts.is_routed:
+        if parts.is_routed and not self._coda_is_small(hidden_states):
             if context is None:
                 context = sequence_context(arguments.get("attention_mask"))
             masks = [arguments.get(name) for name, axis in plan.gathered.items() if axis in MASKS]
@@ -153,6 +154,13 @@ class ConditionalLayer(DynamicSubclass):
     def coda_part(self, adapter_name: str) -> LayerAdapter:
         """Return what an adapter adds to this layer."""
         return cast("LayerAdapter", self.coda_adapters[adapter_name])
+
+    def _coda_is_small(self, hidden_states: Tensor) -> bool:
+        """Tell whether a batch in use, not in training, is below the size where routing pays."""
+        limit = self.coda_dense_below
+        if limit is None or self.training:
+            return False
+        return hidden_states.shape[0] * hidden_states.shape[1] < limit
 
     def coda_normalise(self, hidden_states: Tensor) -> Tensor:
         """Return what router and adapter read: the input after the layer's own first norm."""

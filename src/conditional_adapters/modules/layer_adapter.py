@@ -231,4 +231,6 @@ def _budget(seq: int, factor: float, context: SequenceContext, ends: tuple[int, 
 
 
 def _slots(longest: int, factor: float, minimum: int, seq: int) -> int:
-    return clamp_size(token_budget(longest, factor, minimum=minimum), 1, seq)
+    slots = clamp_size(token_budget(longest, factor, minimum=minimum), 1, seq)
+    # A single slot is a number even while tracing: attention asks whether there are several.
+    return 1 if slots == 1 else slots
