@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from transformers import (
     AutoModelForSpeechSeq2Seq,
@@ -26,8 +28,9 @@ from .._extras import import_extra
 from .._loading import PACKAGED, from_pretrained, load_model, load_tokenizer, require_head
 from .._rows import Column, text_column
 from .._table import Table
+from ..comparison import ratio_of_sums
 from ..rows import row_loader
-from ..task import Columns, Prediction, TaskDefaults, TaskKind
+from ..task import Columns, Prediction, Quality, TaskDefaults, TaskKind
 
 if TYPE_CHECKING:
     import datasets
@@ -50,6 +53,7 @@ class SpeechRecogniser(TaskDefaults):
         inputs: What the model reads.
         labels: Nothing is classified.
         chunk_size: A window of features takes a megabyte.
+        quality: The word error rate.
     """
 
     model: PreTrainedModel
@@ -60,6 +64,7 @@ class SpeechRecogniser(TaskDefaults):
     inputs = ("audio",)
     labels = ()
     chunk_size = 128
+    quality = Quality(name="wer", is_error=True)
 
     def encode(self, rows: Columns) -> dict[str, list[Any]]:
         """Turn recordings into windows of features, and transcripts into tokens."""
@@ -117,15 +122,28 @@ class SpeechRecogniser(TaskDefaults):
         self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
     ) -> dict[str, float]:
         """Compute the word error rate after Whisper's English normaliser."""
+        return {"wer": ratio_of_sums(self.tally(predictions, rows))}
+
+    def tally(
+        self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
+    ) -> Float[np.ndarray, "rows 2"]:
+        """Count wrong, missing and superfluous words, and the words that were said."""
         jiwer = import_extra("jiwer", extra="speech", purpose="the word error rate")
         english = import_extra(
             "whisper_normalizer.english", extra="speech", purpose="the word error rate"
         )
         normalise = english.EnglishTextNormalizer()
         references = [normalise(text) for text in rows["text"]]
-        return {
-            "wer": float(jiwer.wer(references, [normalise(p["text"]) for p in predictions])),
-        }
+        output = jiwer.process_words(references, [normalise(p["text"]) for p in predictions])
+        errors = [
+            sum(
+                max(part.ref_end_idx - part.ref_start_idx, part.hyp_end_idx - part.hyp_start_idx)
+                for part in alignment
+                if part.type != "equal"
+            )
+            for alignment in output.alignments
+        ]
+        return np.array([errors, [len(words) for words in output.references]], dtype=float).T
 
 
 def load_speech_recogniser(
