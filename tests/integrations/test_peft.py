@@ -522,14 +522,15 @@ def test_a_failed_addition_leaves_the_adapters_that_were_there(base) -> None:
 # Training
 
 
-def test_trainer_saves_resumes_and_restores_the_best(base, tmp_path) -> None:
+@pytest.mark.parametrize("name", ["default", "mine"])
+def test_trainer_saves_resumes_and_restores_the_best(name, base, tmp_path) -> None:
     from transformers import Trainer, TrainingArguments, set_seed
 
     rows = [{k: v[i] for k, v in INPUTS.items()} | {"labels": torch.tensor(i)} for i in (0, 1)] * 4
 
     def train(resume: str | None, steps: int) -> tuple[Trainer, PeftModel]:
         set_seed(0)
-        model = get_peft_model(load(base), make_config(task_type="SEQ_CLS"))
+        model = get_peft_model(load(base), make_config(task_type="SEQ_CLS"), adapter_name=name)
         arguments = TrainingArguments(
             str(tmp_path / "run"),
             per_device_train_batch_size=2,
@@ -551,15 +552,17 @@ def test_trainer_saves_resumes_and_restores_the_best(base, tmp_path) -> None:
         return trainer, model.eval()
 
     trainer, straight = train(None, 4)
-    files = {path.name for path in (tmp_path / "run/checkpoint-2").iterdir()}
-    assert {TENSORS, "adapter_config.json"} < files
-    assert not {"model.safetensors", "pytorch_model.bin"} & files
+    folder = "" if name == "default" else name  # PEFT's layout
+    files = {path.name for path in (tmp_path / "run/checkpoint-2" / folder).iterdir()}
+    assert {TENSORS, "adapter_config.json"} <= files
+    everything = {path.name for path in (tmp_path / "run/checkpoint-2").rglob("*")}
+    assert not {"model.safetensors", "pytorch_model.bin"} & everything
     assert trainer.state.best_model_checkpoint.endswith("checkpoint-4")
     assert trainer.state.log_history[-1]["train_loss"] < 1.1
     _, resumed = train(str(tmp_path / "run/checkpoint-2"), 4)
     torch.testing.assert_close(logits(resumed), logits(straight))
     plain = load(base)
-    ca.load_adapter(plain, tmp_path / "run/checkpoint-4")
+    ca.load_adapter(plain, tmp_path / "run/checkpoint-4" / folder)
     assert torch.equal(logits(plain), logits(resumed))
 
 
