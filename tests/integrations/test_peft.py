@@ -33,6 +33,7 @@ from conditional_adapters._attachment import adapter_parameters, get_attachment
 from conditional_adapters.integrations import _peft_modules
 from conditional_adapters.integrations import peft as integration
 from conditional_adapters.integrations.peft import ConditionalAdapterPeftConfig, register
+from tests.integrations.versions import needs_add_adapter
 from tests.tiny_models import LAYERS, TINY_MODELS
 
 TINY = TINY_MODELS["bert"]
@@ -447,6 +448,7 @@ def test_heads_that_the_model_does_not_have_are_named() -> None:
 # transformers' own interface
 
 
+@needs_add_adapter
 def test_transformers_adds_switches_and_deletes_adapters(base) -> None:
     model, dense = load(base), logits(load(base))
     names = list(model.state_dict())
@@ -470,6 +472,7 @@ def test_transformers_adds_switches_and_deletes_adapters(base) -> None:
     assert trainable(model)
 
 
+@needs_add_adapter
 def test_transformers_saves_what_all_libraries_load(base, tmp_path) -> None:
     model = load(base)
     model.add_adapter(make_config(), adapter_name="mine")
@@ -496,6 +499,7 @@ def test_loading_through_transformers_reports_nothing(saved, base, caplog, monke
     assert torch.equal(logits(model.eval()), expected)
 
 
+@needs_add_adapter
 def test_a_second_adapter_from_transformers_leaves_the_first_alone(saved, base) -> None:
     path, expected = saved
     model = load(base)
@@ -509,6 +513,7 @@ def test_a_second_adapter_from_transformers_leaves_the_first_alone(saved, base) 
     assert torch.equal(logits(model), before)
 
 
+@needs_add_adapter
 def test_a_failed_addition_leaves_the_adapters_that_were_there(base) -> None:
     model = load(base)
     model.add_adapter(make_config())
@@ -576,6 +581,7 @@ def test_merging_is_refused_with_the_reason(base) -> None:
             merge()
 
 
+@needs_add_adapter
 def test_other_methods_are_refused(base) -> None:
     lora = LoraConfig(r=2, target_modules=["query"])
     with pytest.raises(ValueError, match="different peft types"):
@@ -595,6 +601,7 @@ def test_a_model_that_attach_was_called_on_is_refused(base) -> None:
         get_peft_model(model, make_config())
 
 
+@needs_add_adapter
 def test_hotswapping_is_refused_and_load_adapter_does_it(saved, base) -> None:
     path, expected = saved
     model = randomise(get_peft_model(load(base), make_config(task_type="SEQ_CLS")))

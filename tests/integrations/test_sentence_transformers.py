@@ -11,6 +11,7 @@ import torch
 import conditional_adapters as ca
 from conditional_adapters._attachment import adapter_parameters
 from conditional_adapters.integrations.peft import ConditionalAdapterPeftConfig
+from tests.integrations.versions import needs_add_adapter
 from tests.tasks.tiny_text import write_bert
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
@@ -19,6 +20,7 @@ QUESTIONS = [f"cat {'oak' * (i % 3)} {i}" for i in range(16)]
 ANSWERS = [f"{i} dog elm" for i in range(16)]
 
 
+@needs_add_adapter
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 def test_it_encodes_trains_saves_and_loads_as_the_page_says(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -49,6 +51,7 @@ def test_it_encodes_trains_saves_and_loads_as_the_page_says(tmp_path, monkeypatc
     np.testing.assert_array_equal(again.encode(QUESTIONS), scope["embeddings"])
 
 
+@needs_add_adapter
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 def test_modules_to_save_are_restored(tmp_path) -> None:
     write_bert(tmp_path / "base", ["cat", "dog", "oak", "elm"])
