@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from ._audio import AudioCell
 from ._collate import examples_of
 from ._routing import factors_with_a_choice, routed_layers
 from .kinds.speech_recognition import SpeechRecogniser
+
+_TITLE_LENGTH = 200  # characters of a transcript
 
 
 def route_recordings(
@@ -106,7 +109,8 @@ def _title(factor: float, heard: str, dense: str, gold: str | None) -> str:
     said = {f"r = {factor:g}": heard, "with every token": dense}
     if gold is not None:
         said["right"] = gold
-    return "; ".join(f'{who}: "{text}"' for who, text in said.items())
+    # A recogniser that never ends would push the picture off the page.
+    return "; ".join(f'{who}: "{shorten(text, _TITLE_LENGTH)}"' for who, text in said.items())
 
 
 def _hear(
