@@ -44,6 +44,7 @@ check: setup  ## Lint, types, docstrings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.13 src
 	$(BIN)/pydoclint -q src
 
 format: setup  ## Format the code

@@ -52,12 +52,12 @@ def follow(page: str) -> None:
     for language, code in re.findall(r"```(bash|python)\n(.*?)```", text, flags=re.DOTALL):
         if language == "bash":
             for line in re.findall("^coda .*", code, flags=re.MULTILINE):
-                if "--data photos" in line:
-                    print(f"(no photos here) {line}", flush=True)
+                if "--data photos" in line or "--audio" in line:
+                    print(f"(no photos or recordings here) {line}", flush=True)
                     continue
                 print(f"$ {line}", flush=True)
                 subprocess.run(line, shell=True, check=True)
-        elif page != "export":  # a list of calls on models that the reader has
+        elif page != "export" and "call.wav" not in code:  # calls on models that the reader has
             print(f">>> {page}: {code.splitlines()[0]} ...", flush=True)
             exec(compile(code, page, "exec"), scope)
 

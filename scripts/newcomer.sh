@@ -3,6 +3,7 @@
 # follow README and docs from there, with nothing else of the repository in reach:
 #     sh scripts/newcomer.sh [FOLDER]     (a new temporary folder by default; about 1.5 GB)
 set -e
+unset PYTHONPATH  # nothing of the repository in reach
 cd "$(dirname "$0")/.."
 folder="${1:-$(mktemp -d)}"
 mkdir -p "$folder/work"

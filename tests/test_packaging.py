@@ -1,12 +1,17 @@
 """The distributions that `python -m build` makes are complete and work without the repository."""
 
+import importlib.metadata
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 import conditional_adapters as ca
 
@@ -25,6 +30,29 @@ def tracked(folder: Path) -> set[str]:
     """Return the files of a folder that git knows or would add."""
     files = run("git", "ls-files", "-co", "--exclude-standard", folder, cwd=ROOT).splitlines()
     return {name for name in files if (ROOT / name).exists()}
+
+
+def test_every_dependency_allows_the_versions_of_python_that_we_name() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    versions = [
+        line.rpartition(" ")[2] for line in project["classifiers"] if "Python :: 3." in line
+    ]
+    assert f">={versions[0]}" == project["requires-python"]
+    groups = [group for name, group in project["optional-dependencies"].items() if name != "dev"]
+    waiting = [line for group in (project["dependencies"], *groups) for line in group]
+    seen: set[str] = set()
+    while waiting:
+        requirement = Requirement(waiting.pop())
+        name = canonicalize_name(requirement.name)
+        wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if name in seen or not wanted:
+            continue
+        seen.add(name)
+        metadata = importlib.metadata.distribution(name)
+        waiting += metadata.requires or []
+        allowed = SpecifierSet(metadata.metadata["Requires-Python"] or "")
+        assert all(f"{version}.9" in allowed for version in versions), (name, allowed)
+    assert {"torch", "transformers", "gradio", "pandas"} < seen
 
 
 @pytest.fixture(scope="module")

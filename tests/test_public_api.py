@@ -22,6 +22,7 @@ PUBLIC = [
     "RoutingDecision",
     "RoutingError",
     "RoutingRecord",
+    "SpeedMeasurement",
     "TokenAxis",
     "UnsupportedArchitectureError",
     "add_adapter",
@@ -30,6 +31,7 @@ PUBLIC = [
     "detach",
     "estimate_flops",
     "load_adapter",
+    "measure_speed",
     "push_to_hub",
     "read_adapter_config",
     "record_routing",
@@ -111,6 +113,18 @@ def test_importing_is_quiet_and_touches_no_device() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == ca.__version__
+
+
+def test_importing_takes_under_a_second_beyond_torch_and_transformers() -> None:
+    code = (
+        "import time, torch\n"
+        "from transformers import PreTrainedModel\n"
+        "start = time.process_time()\n"  # of this process, whatever else the machine does
+        "import conditional_adapters\n"
+        "print(time.process_time() - start)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(run.stdout) < 1
 
 
 def test_every_error_is_of_one_family() -> None:

@@ -12,8 +12,10 @@ from ._version import __version__ as __version__
 from .analysis import FlopCount as FlopCount
 from .analysis import ParameterCount as ParameterCount
 from .analysis import RoutingRecord as RoutingRecord
+from .analysis import SpeedMeasurement as SpeedMeasurement
 from .analysis import count_parameters as count_parameters
 from .analysis import estimate_flops as estimate_flops
+from .analysis import measure_speed as measure_speed
 from .analysis import record_routing as record_routing
 from .architectures import ArchitectureSpec as ArchitectureSpec
 from .architectures import register_architecture as register_architecture

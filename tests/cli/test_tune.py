@@ -10,10 +10,11 @@ from matplotlib import image
 import conditional_adapters as ca
 from conditional_adapters._measurements import read_measurements
 from conditional_adapters.cli.tune import _verdict
-from conditional_adapters.tasks.bundle import load_trained_classifier
+from conditional_adapters.tasks.bundle import load_trained_classifier, save_task
 from tests.cli.runner import run
 from tests.tasks.test_tuning import curve_of, text_rows
 from tests.tasks.tiny_classifiers import LABELS, save_with_base, text_classifier
+from tests.tasks.tiny_whisper import recogniser, write_tone
 
 FAST = ("--rounds", 3, "--timing-batch", 2)
 
@@ -50,7 +51,10 @@ def test_a_report_a_picture_and_no_change_to_the_adapter(folder) -> None:
     for m in report["measurements"]:
         argument = ("-r", m["reduction_factor"], "--json")
         data = ("--adapter", folder / "adapter", "--data", folder / "rows.csv")
-        assert json.loads(run("evaluate", *data, *argument).stdout)["accuracy"] == m["accuracy"]
+        assert (
+            json.loads(run("evaluate", *data, *argument).stdout)["accuracy"]
+            == m["metrics"]["accuracy"]
+        )
     assert image.imread(folder / "tune" / "tune.png").shape[0] > 300
     assert files_of(folder) == before
 
@@ -70,7 +74,8 @@ def test_the_chosen_factor_is_written_and_used(folder) -> None:
     report = json.loads((folder / "tune" / "tune.json").read_text())
     kept = read_measurements(folder / "adapter")
     assert [(m.reduction_factor, m.metrics["accuracy"], m.speed_up) for m in kept] == [
-        (m["reduction_factor"], m["accuracy"], m["speed_up"]) for m in report["measurements"]
+        (m["reduction_factor"], m["metrics"]["accuracy"], m["speed_up"])
+        for m in report["measurements"]
     ]
     assert all(m.timed_batch == tuple(report["timed_batch"]) for m in kept)
     assert b"x over r = 2, batch 2 x" in after["README.md"]
@@ -98,6 +103,42 @@ def test_a_choice_that_the_rows_do_not_prove_says_so(lower_end, is_proven) -> No
     verdict = _verdict(curve, chosen, 0.5)
     assert "chosen: r = 2, the largest at most 0.5 points below the reference r = 1" in verdict
     assert ("1,000 rows do not prove it: the true loss may be up to 2.1" in verdict) != is_proven
+
+
+@pytest.mark.parametrize("higher_end, is_proven", [(0.004, True), (0.021, False)])
+def test_errors_are_allowed_to_rise(higher_end, is_proven) -> None:
+    reference, chosen = curve_of(50, 50, is_error=True).measurements
+    chosen = replace(chosen, difference_interval=(-0.02, higher_end))
+    curve = replace(curve_of(50, 50, is_error=True), measurements=(reference, chosen))
+    verdict = _verdict(curve, chosen, 0.5)
+    assert "chosen: r = 2, the largest at most 0.5 points above the reference r = 1" in verdict
+    assert ("1,000 rows do not prove it: the true loss may be up to 2.1" in verdict) != is_proven
+    assert "more than 0.5 points of wer" in _verdict(curve, None, 0.5)
+
+
+def test_rows_that_never_differ_are_said_to_prove_little() -> None:
+    curve = curve_of(50, 50, is_error=True)
+    alike = replace(curve.measurements[1], num_differing=0)
+    assert "no row of 1,000 differs; with 95 % confidence at most 0.3%" in _verdict(
+        curve, alike, 0.5
+    )
+
+
+def test_speech_is_tuned_and_its_error_rate_goes_into_the_card(tmp_path) -> None:
+    task = recogniser(tmp_path / "base", (2, 4))
+    save_task(task, tmp_path / "adapter", base_model=str(tmp_path / "base"))
+    names = [write_tone(tmp_path / f"{f}.wav", f).name for f in (300, 500, 900)]
+    lines = ["file,text", *(f"{name},hello" for name in names)]
+    (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
+    arguments = ("--max-drop", 100, "--write", "--json", "--column", "audio=file")
+    report = json.loads(tune(tmp_path, *arguments).stdout)
+    assert (report["metric"], report["lower_is_better"]) == ("wer", True)
+    (kept,) = [m for m in read_measurements(tmp_path / "adapter") if m.reduction_factor == 4]
+    assert kept.metrics == report["measurements"][1]["metrics"]
+    assert "wer" in (tmp_path / "adapter" / "README.md").read_text()
+    table = tune(tmp_path, *arguments[:2], *arguments[4:]).stdout
+    assert "wer" in table
+    assert "McNemar" not in table
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ def check_classes(demonstration, value, inputs, factor) -> None:
     )
     assert shown.processed.mean() == pytest.approx(1 / factor, abs=1 / shown.processed.shape[1])
     assert len(answer.ours.seconds) == len(answer.dense.seconds) >= 3
+    assert (answer.ours is answer.dense) == (factor == 1)  # no speed-up out of noise
 
 
 @pytest.mark.parametrize("factor", [1, 2, 8])
@@ -73,7 +74,7 @@ def test_a_recording_is_heard_at_both_factors_and_its_silence_is_not_shown(tmp_p
         ca.set_reduction_factor(task.model, factor)
         with torch.no_grad(), ca.record_routing(task.model) as routing:
             expected += [text.strip() for text in task.infer(batch)]
-    assert answer.transcripts == tuple(expected)
+    assert [answer.row.dense_transcript, answer.row.runs[0].transcript] == expected
     (shown,) = answer.row.runs
     assert shown.processed.shape == (2, 40)  # 0.8 seconds of 20 ms
     for layer, decision in zip(shown.processed, routing.layers, strict=True):
@@ -165,7 +166,7 @@ def test_other_tasks_are_refused_with_what_to_use(tmp_path) -> None:
     classifier.model.save_pretrained(tmp_path)
     word_tokenizer().save_pretrained(tmp_path)
     task = find_task("question-answering").load(str(tmp_path), ())
-    with pytest.raises(ca.ConfigError, match=r"adapter for question-answering\. Use coda predict"):
+    with pytest.raises(ca.ConfigError, match=r"adapter for question-answering, .*Use coda predict"):
         Demonstration(task)
 
 

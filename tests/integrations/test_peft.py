@@ -33,6 +33,7 @@ from conditional_adapters._attachment import adapter_parameters, get_attachment
 from conditional_adapters.integrations import _peft_modules
 from conditional_adapters.integrations import peft as integration
 from conditional_adapters.integrations.peft import ConditionalAdapterPeftConfig, register
+from tests.integrations.versions import needs_add_adapter
 from tests.tiny_models import LAYERS, TINY_MODELS
 
 TINY = TINY_MODELS["bert"]
@@ -447,6 +448,7 @@ def test_heads_that_the_model_does_not_have_are_named() -> None:
 # transformers' own interface
 
 
+@needs_add_adapter
 def test_transformers_adds_switches_and_deletes_adapters(base) -> None:
     model, dense = load(base), logits(load(base))
     names = list(model.state_dict())
@@ -470,6 +472,7 @@ def test_transformers_adds_switches_and_deletes_adapters(base) -> None:
     assert trainable(model)
 
 
+@needs_add_adapter
 def test_transformers_saves_what_all_libraries_load(base, tmp_path) -> None:
     model = load(base)
     model.add_adapter(make_config(), adapter_name="mine")
@@ -496,6 +499,7 @@ def test_loading_through_transformers_reports_nothing(saved, base, caplog, monke
     assert torch.equal(logits(model.eval()), expected)
 
 
+@needs_add_adapter
 def test_a_second_adapter_from_transformers_leaves_the_first_alone(saved, base) -> None:
     path, expected = saved
     model = load(base)
@@ -509,6 +513,7 @@ def test_a_second_adapter_from_transformers_leaves_the_first_alone(saved, base) 
     assert torch.equal(logits(model), before)
 
 
+@needs_add_adapter
 def test_a_failed_addition_leaves_the_adapters_that_were_there(base) -> None:
     model = load(base)
     model.add_adapter(make_config())
@@ -522,14 +527,15 @@ def test_a_failed_addition_leaves_the_adapters_that_were_there(base) -> None:
 # Training
 
 
-def test_trainer_saves_resumes_and_restores_the_best(base, tmp_path) -> None:
+@pytest.mark.parametrize("name", ["default", "mine"])
+def test_trainer_saves_resumes_and_restores_the_best(name, base, tmp_path) -> None:
     from transformers import Trainer, TrainingArguments, set_seed
 
     rows = [{k: v[i] for k, v in INPUTS.items()} | {"labels": torch.tensor(i)} for i in (0, 1)] * 4
 
     def train(resume: str | None, steps: int) -> tuple[Trainer, PeftModel]:
         set_seed(0)
-        model = get_peft_model(load(base), make_config(task_type="SEQ_CLS"))
+        model = get_peft_model(load(base), make_config(task_type="SEQ_CLS"), adapter_name=name)
         arguments = TrainingArguments(
             str(tmp_path / "run"),
             per_device_train_batch_size=2,
@@ -551,15 +557,17 @@ def test_trainer_saves_resumes_and_restores_the_best(base, tmp_path) -> None:
         return trainer, model.eval()
 
     trainer, straight = train(None, 4)
-    files = {path.name for path in (tmp_path / "run/checkpoint-2").iterdir()}
-    assert {TENSORS, "adapter_config.json"} < files
-    assert not {"model.safetensors", "pytorch_model.bin"} & files
+    folder = "" if name == "default" else name  # PEFT's layout
+    files = {path.name for path in (tmp_path / "run/checkpoint-2" / folder).iterdir()}
+    assert {TENSORS, "adapter_config.json"} <= files
+    everything = {path.name for path in (tmp_path / "run/checkpoint-2").rglob("*")}
+    assert not {"model.safetensors", "pytorch_model.bin"} & everything
     assert trainer.state.best_model_checkpoint.endswith("checkpoint-4")
     assert trainer.state.log_history[-1]["train_loss"] < 1.1
     _, resumed = train(str(tmp_path / "run/checkpoint-2"), 4)
     torch.testing.assert_close(logits(resumed), logits(straight))
     plain = load(base)
-    ca.load_adapter(plain, tmp_path / "run/checkpoint-4")
+    ca.load_adapter(plain, tmp_path / "run/checkpoint-4" / folder)
     assert torch.equal(logits(plain), logits(resumed))
 
 
@@ -573,6 +581,7 @@ def test_merging_is_refused_with_the_reason(base) -> None:
             merge()
 
 
+@needs_add_adapter
 def test_other_methods_are_refused(base) -> None:
     lora = LoraConfig(r=2, target_modules=["query"])
     with pytest.raises(ValueError, match="different peft types"):
@@ -592,6 +601,7 @@ def test_a_model_that_attach_was_called_on_is_refused(base) -> None:
         get_peft_model(model, make_config())
 
 
+@needs_add_adapter
 def test_hotswapping_is_refused_and_load_adapter_does_it(saved, base) -> None:
     path, expected = saved
     model = randomise(get_peft_model(load(base), make_config(task_type="SEQ_CLS")))

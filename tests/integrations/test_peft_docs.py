@@ -4,10 +4,12 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from tests.integrations.versions import needs_add_adapter
 from tests.test_readme import snippets
 from tests.tiny_bert import WORDS, word_tokenizer, write_bert
 
 
+@needs_add_adapter
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
 def test_the_python_of_the_page_runs(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -10,6 +10,10 @@ import torch
 import conditional_adapters as ca
 from conditional_adapters._attachment import conditional_layers
 from conditional_adapters.tasks import tuning
+from conditional_adapters.tasks.inference import predict
+from conditional_adapters.tasks.kinds import find_task
+from conditional_adapters.tasks.models import Classifier
+from conditional_adapters.tasks.task import Quality
 from conditional_adapters.tasks.tuning import (
     FactorCurve,
     FactorMeasurement,
@@ -17,6 +21,8 @@ from conditional_adapters.tasks.tuning import (
     measure_factors,
 )
 from tests.tasks.tiny_classifiers import LABELS, image_classifier, text_classifier
+from tests.tasks.tiny_text import write_bert, write_t5
+from tests.tasks.tiny_whisper import recogniser, write_tone
 
 
 def text_rows(number=40, lengths=(3, 28)):
@@ -64,19 +70,21 @@ def test_each_factor_is_measured_as_one_row_at_a_time_by_hand() -> None:
     assert len({tuple(r) for r in right.values()}) == 3  # the factors disagree
     for m in curve.measurements:
         mine, first = right[m.reduction_factor], right[1]
-        assert m.accuracy == pytest.approx(sum(mine) / 40)
-        assert m.accuracy_difference == pytest.approx((sum(mine) - sum(first)) / 40)
+        assert m.metrics["accuracy"] == pytest.approx(sum(mine) / 40)
+        assert m.difference == pytest.approx((sum(mine) - sum(first)) / 40)
         won = sum(a and not b for a, b in zip(mine, first, strict=True))
         lost = sum(b and not a for a, b in zip(mine, first, strict=True))
         tail = sum(math.comb(won + lost, i) for i in range(min(won, lost) + 1))
         assert m.p_value == pytest.approx(min(1, 2 * tail / 2 ** (won + lost)))
         low, high = m.difference_interval
-        assert low <= m.accuracy_difference <= high
+        assert low <= m.difference <= high
+        differing = sum(a != b for a, b in zip(mine, first, strict=True))
+        assert m.num_differing == differing
     assert curve.reference.difference_interval == (0, 0)
 
 
 def test_the_longest_rows_are_timed_and_their_operations_counted(monkeypatch) -> None:
-    monkeypatch.setattr(tuning, "_CHUNK", 5)  # the longest are found across chunks
+    monkeypatch.setattr(Classifier, "chunk_size", 5)  # the longest are found across chunks
     classifier = text_classifier()
     rows = text_rows(lengths=(3, 9))
     long = [" ".join(["w1"] * n) for n in (20, 26, 26)]
@@ -125,7 +133,7 @@ def test_the_model_is_left_as_it_was_and_measured_without_dropout(is_training) -
     classifier.model.train(is_training)
     first = measure(classifier, rows, (2, 4))
     second = measure(classifier, rows, (2, 4))
-    assert [m.accuracy for m in first.measurements] == [m.accuracy for m in second.measurements]
+    assert [m.metrics for m in first.measurements] == [m.metrics for m in second.measurements]
     assert classifier.model.training is is_training
     factors = {
         layer.coda_part("default").reduction_factor
@@ -140,23 +148,25 @@ def test_an_elastic_adapter_is_measured_where_it_was_trained() -> None:
     assert factors_to_measure(text_classifier((4,))) == (1, 2, 3, 4, 5, 8, 16)
 
 
-def curve_of(*right: int, of: int = 1000) -> FactorCurve:
-    """Make a curve at r = 1, 2, 4, ... from numbers of right rows."""
+def curve_of(*right: int, of: int = 1000, is_error: bool = False) -> FactorCurve:
+    """Make a curve at r = 1, 2, 4, ... from numbers of right, or of wrong rows."""
+    quality = Quality(name="wer" if is_error else "accuracy", is_error=is_error)
     return FactorCurve(
         measurements=tuple(
             FactorMeasurement(
                 reduction_factor=2**index,
-                accuracy=number / of,
-                macro_f1=0,
-                accuracy_difference=(number - right[0]) / of,
+                metrics={quality.name: number / of},
+                difference=(number - right[0]) / of,
                 difference_interval=(0, 0),
                 p_value=1,
+                num_differing=1,
                 seconds=1,
                 speed_up=1,
                 flop_ratio=1,
             )
             for index, number in enumerate(right)
         ),
+        quality=quality,
         num_rows=of,
         batch_shape=(8, 64),
     )
@@ -175,8 +185,63 @@ def curve_of(*right: int, of: int = 1000) -> FactorCurve:
     ],
 )
 def test_the_largest_r_within_the_allowed_drop_is_chosen(right, max_drop, chosen) -> None:
-    found = curve_of(*right).choose(max_drop=max_drop)
-    assert (None if found is None else found.reduction_factor) == chosen
+    wrong = [1000 - number for number in right]
+    for curve in (curve_of(*right), curve_of(*wrong, is_error=True)):
+        found = curve.choose(max_drop=max_drop)
+        assert (None if found is None else found.reduction_factor) == chosen
+
+
+def test_speech_is_measured_by_its_word_error_rate(tmp_path) -> None:
+    task = recogniser(tmp_path / "m")
+    tones = [write_tone(tmp_path / f"{f}.wav", f, seconds=f / 1000) for f in range(300, 1100, 100)]
+    cells = [{"bytes": None, "path": str(tone)} for tone in tones]
+    said = ["a b c d e", "a", "b c", "low tone", "high", "one two", "x y z", "so"]
+    rows = datasets.Dataset.from_dict({"audio": cells, "text": said})
+    curve = measure(task, rows, (8, 1, 3), timing_batch=2)
+    assert curve.quality == Quality(name="wer", is_error=True)
+    rates = {}
+    for factor in (1, 3, 8):
+        ca.set_reduction_factor(task.model, factor)
+        rates[factor] = task.score(predict(task, rows), rows)["wer"]
+    for m in curve.measurements:
+        assert m.metrics == {"wer": pytest.approx(rates[m.reduction_factor])}
+        assert m.difference == pytest.approx(rates[m.reduction_factor] - rates[1])
+        low, high = m.difference_interval
+        assert low <= m.difference <= high
+        assert m.p_value is None
+    assert curve.batch_shape == (2, 8, 200)
+    assert curve.measurements[2].flop_ratio > 2
+    worse = max(curve.measurements[1:], key=lambda m: m.difference)
+    assert curve.points_lost(worse.difference) == pytest.approx(100 * worse.difference)
+
+
+@pytest.mark.parametrize("name", ["token-classification", "question-answering", "summarization"])
+def test_every_other_task_is_measured_by_its_own_figure(name, tmp_path) -> None:
+    words = ["red cat", "old oak ran", "the dog sat down", "elm", "owl and fox", "yew"]
+    tags = [["A" if len(word) > 3 else "B" for word in text.split()] for text in words]
+    write, labels, columns, metric = {
+        "token-classification": (
+            write_bert, ("A", "B"), {"words": [t.split() for t in words], "tags": tags}, "accuracy"
+        ),
+        "question-answering": (
+            write_bert, (), {
+                "question": ["which?"] * 6, "context": words,
+                "answers": [{"text": [t.split()[0]], "answer_start": [0]} for t in words],
+            }, "f1",
+        ),
+        "summarization": (write_t5, (), {"text": words, "target": words}, "rougeL"),
+    }[name]  # fmt: skip
+    task = find_task(name).load(str(write(tmp_path / "m")), labels)
+    ca.attach(task.model, ca.ConditionalAdapterConfig(reduction_factor=4, adapter_dim=4))
+    rows = datasets.Dataset.from_dict(columns)
+    curve = measure(task, rows, (1, 4))
+    assert curve.quality == Quality(name=metric)
+    for m in curve.measurements:
+        ca.set_reduction_factor(task.model, m.reduction_factor)
+        expected = task.score(predict(task, rows), rows)
+        assert m.metrics == expected
+        reference = curve.reference.metrics[metric]
+        assert m.difference == pytest.approx(expected[metric] - reference)
 
 
 @pytest.mark.parametrize("rows", [37, 300, 725, 1999])
@@ -189,7 +254,9 @@ def test_a_drop_of_exactly_the_limit_is_allowed_whatever_the_rounding(rows) -> N
 
 @pytest.mark.parametrize("max_drop", [-0.1, 101, float("nan")])
 def test_a_drop_out_of_range_is_refused(max_drop) -> None:
-    with pytest.raises(ca.ConfigError, match=f"between 0 and 100 .* got {max_drop}"):
+    with pytest.raises(
+        ca.ConfigError, match=f"between 0 and 100 points of accuracy, got {max_drop}"
+    ):
         curve_of(9, 9).choose(max_drop=max_drop)
 
 

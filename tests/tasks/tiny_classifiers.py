@@ -59,9 +59,14 @@ def save_with_base(classifier: Classifier, folder):
 def _attach(classifier: Classifier, reduction_factor, fields) -> Classifier:
     config = ca.ConditionalAdapterConfig(reduction_factor=reduction_factor, adapter_dim=4, **fields)
     ca.attach(classifier.model, config)
+    randomise_adapter(classifier.model)
+    return classifier
+
+
+def randomise_adapter(model) -> None:
+    """Move the routers and adapters of a model far from their start."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for name, parameter in adapter_parameters(classifier.model, "default"):
+        for name, parameter in adapter_parameters(model, "default"):
             if "router" in name or "adapter." in name:
                 parameter.normal_(std=0.3, generator=generator)
-    return classifier

@@ -15,6 +15,10 @@ from transformers import (
     WhisperTokenizer,
 )
 
+import conditional_adapters as ca
+from conditional_adapters.tasks.kinds import find_task
+from tests.tasks.tiny_classifiers import randomise_adapter
+
 SPECIAL = ["<|endoftext|>", "<|startoftranscript|>", "<|transcribe|>", "<|notimestamps|>"]
 SECONDS = 2  # of the window
 
@@ -67,6 +71,24 @@ def write_whisper(folder, *, multilingual=False):
     )
     model.save_pretrained(folder)
     return folder
+
+
+def recogniser(folder, reduction_factor=(2, 4, 8), *, max_length=8):
+    """Load a random Whisper with an adapter far from its start."""
+    torch.manual_seed(0)
+    task = find_task("automatic-speech-recognition").load(
+        str(write_whisper(folder)), (), max_length=max_length
+    )
+    with torch.no_grad():  # so that the decoder hears what the encoder says
+        for layer in task.model.model.decoder.layers:
+            layer.encoder_attn.out_proj.weight.mul_(20)
+            layer.encoder_attn.v_proj.weight.mul_(5)
+    task.model.save_pretrained(folder)
+    ca.attach(
+        task.model, ca.ConditionalAdapterConfig(reduction_factor=reduction_factor, adapter_dim=4)
+    )
+    randomise_adapter(task.model)
+    return task
 
 
 def write_tone(path, frequency, *, seconds=0.5, rate=8000, channels=1):

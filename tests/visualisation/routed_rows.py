@@ -1,5 +1,7 @@
 """Rows with made-up routing, to be drawn."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from conditional_adapters.visualisation import RoutedDocument, RoutedImage, RoutedRow, RoutedRun
@@ -31,6 +33,26 @@ def image_row(*, factors=(2, 4, 8), labels=LABELS) -> RoutedRow:
         return RoutedImage(title=f"r = {factor}", pixels=pictured(), layer_counts=counts)
 
     return _row(7, [""] * 7, factors, labels, view, 0)
+
+
+def sound_row(*, factors=(2, 4, 8)) -> RoutedRow:
+    """Make a recording of seven moments, of which the last run is heard as the dense one."""
+
+    def view(processed, factor):
+        counts = processed[[0, 1, 3]].sum(0, keepdims=True).astype(float)
+        return RoutedImage(
+            title=f"r = {factor}", pixels=pictured(), layer_counts=counts, seconds=0.14
+        )
+
+    row = _row(7, [""] * 7, factors, LABELS, view, 0)
+    heard = [f"</p>heard at {factor}" for factor in factors[:-1]] + ["<b>heard</b>"]
+    runs = [
+        replace(run, probabilities=(), transcript=text)
+        for run, text in zip(row.runs, heard, strict=True)
+    ]
+    return replace(
+        row, gold="<i>said</i>", dense_probabilities=(), dense_transcript=heard[-1], runs=runs
+    )
 
 
 def _row(num_tokens, tokens, factors, labels, view, num_cut_words) -> RoutedRow:

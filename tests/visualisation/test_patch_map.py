@@ -9,6 +9,7 @@ from matplotlib import image
 
 from conditional_adapters.errors import ConfigError, RoutingError
 from conditional_adapters.visualisation import RoutedImage, plot_patch_map
+from conditional_adapters.visualisation.patch_map import time_ticks
 
 
 def routed(pixels=None, counts=None) -> RoutedImage:
@@ -80,7 +81,48 @@ def test_a_grid_that_does_not_divide_the_image_covers_all_of_it() -> None:
     assert np.ptp(heat.reshape(-1, 3), axis=0).max() < 0.02
 
 
+def test_a_recording_goes_over_the_whole_width_above_its_moments() -> None:
+    counts = np.zeros((1, 10))
+    counts[0, 0] = 2
+    grey = np.full((8, 100, 3), 128, dtype=np.uint8)
+    sound = RoutedImage(title="r = 2", pixels=grey, layer_counts=counts, seconds=0.2)
+    figure = plot_patch_map([sound], num_layers=2)
+    page = drawn(figure)
+    boxes = [a.get_window_extent() for a in figure.artists if hasattr(a, "set_data")]
+    assert len(boxes) == 2
+    assert all(box.width > 0.9 * page.shape[1] for box in boxes)
+    assert boxes[1].y1 < boxes[0].y0
+    height = figure.bbox.height
+    strip = page[round(height - boxes[1].y1) + 2 : round(height - boxes[1].y0) - 2]
+    left, width = boxes[1].x0, boxes[1].width
+    assert strip[:, round(left + 0.05 * width)].mean() < 0.35  # the first moment, both layers
+    assert strip[:, round(left + 0.15 * width)].mean() > 0.7
+    numbers = [text for text in figure.texts if text.get_text() in ("0", "0.1", "0.2")]
+    assert [text.get_text() for text in numbers][-3:] == ["0", "0.1", "0.2"]
+    assert any("processed the moment" in text.get_text() for text in figure.texts)
+
+
+@pytest.mark.parametrize(
+    "seconds, first, last, number",
+    [(0.5, "0", "0.5", 6), (2.04, "0", "2", 5), (30, "0", "30", 7), (0.04, "0", "0", 1)],
+)
+def test_seconds_are_numbered_where_they_are(seconds, first, last, number) -> None:
+    ticks = time_ticks(seconds)
+    names = [name for name, _ in ticks]
+    assert (names[0], names[-1], len(names)) == (first, last, number)
+    for name, place in ticks:
+        assert place == pytest.approx(float(name) / seconds)
+        assert 0 <= place <= 1 + 1e-9
+
+
 def test_bad_images_are_refused() -> None:
+    sound = RoutedImage(
+        title="r = 2", pixels=routed().pixels, layer_counts=np.zeros((1, 3)), seconds=1
+    )
+    with pytest.raises(RoutingError, match=r"images and recordings together"):
+        plot_patch_map([routed(), sound], num_layers=6)
+    with pytest.raises(RoutingError, match="has 0 seconds"):
+        RoutedImage(title="x", pixels=routed().pixels, layer_counts=np.zeros((1, 3)), seconds=0)
     with pytest.raises((RoutingError, TypeError), match="uint8"):
         routed(np.zeros((4, 4, 3)))
     with pytest.raises((RoutingError, TypeError), match=r"rows,? columns"):

@@ -39,6 +39,14 @@ def test_all_numbers_are_drawn_where_they_belong() -> None:
     assert [tick.get_text() for tick in below.get_xticklabels()] == ["1", "2", "3", "8"]
 
 
+def test_errors_may_rise_where_accuracy_may_fall() -> None:
+    above, _ = plot_quality_curve(
+        FACTORS, ACCURACIES, SPEED, FLOPS, max_drop=2, metric="wer", is_error=True
+    ).axes
+    assert above.get_ylabel() == "wer in %"
+    assert set(lines(above)["2 points above r = 1"].get_ydata()) == {99}
+
+
 def test_marks_are_left_out_where_nothing_was_chosen() -> None:
     above, _ = plot_quality_curve(FACTORS, ACCURACIES, SPEED, FLOPS).axes
     assert list(lines(above)) == ["accuracy"]
@@ -51,7 +59,7 @@ def test_marks_are_left_out_where_nothing_was_chosen() -> None:
 )
 def test_a_value_is_needed_for_every_factor(change, message) -> None:
     values = {
-        "factors": FACTORS, "accuracies": ACCURACIES, "speed_ups": SPEED, "flop_ratios": FLOPS,
+        "factors": FACTORS, "qualities": ACCURACIES, "speed_ups": SPEED, "flop_ratios": FLOPS,
     }  # fmt: skip
     with pytest.raises(ConfigError, match=message):
         plot_quality_curve(**{**values, **change})

@@ -7,7 +7,7 @@ import pytest
 from playwright import sync_api
 
 from conditional_adapters.visualisation import render_routing_page
-from tests.visualisation.routed_rows import LABELS, image_row, text_row
+from tests.visualisation.routed_rows import LABELS, image_row, sound_row, text_row
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium: apt-get install chromium")
@@ -22,12 +22,22 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(params=[(1200, "light"), (360, "dark")], ids=["desktop", "phone"])
+def sizes(rows, labels):
+    """Open a page with these rows at desktop and at phone width."""
+    return pytest.mark.parametrize(
+        "page",
+        [(1200, "light", rows, labels), (360, "dark", rows, labels)],
+        ids=["desktop", "phone"],
+        indirect=True,
+    )
+
+
+@pytest.fixture
 def page(browser, request, tmp_path):
     """Open the page; it must not complain and not ask for anything."""
-    width, scheme = request.param
+    width, scheme, rows, labels = request.param
     path = tmp_path / "page.html"
-    path.write_text(render_routing_page(ROWS, labels=LABELS, title="Title"), encoding="utf-8")
+    path.write_text(render_routing_page(rows, labels=labels, title="Title"), encoding="utf-8")
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     complaints, fetched = [], []
     page.on("console", lambda message: complaints.append(message.text))
@@ -85,6 +95,7 @@ def check(page, index: int) -> None:
         assert LABELS[int(np.argmax(run.probabilities))] in article["verdict"]
 
 
+@sizes(ROWS, LABELS)
 def test_arrow_keys_move_the_slider_and_everything_follows(page) -> None:
     check(page, 0)
     page.keyboard.press("Tab")  # the slider is the first thing that has the focus
@@ -94,12 +105,14 @@ def test_arrow_keys_move_the_slider_and_everything_follows(page) -> None:
         check(page, index)
 
 
+@sizes(ROWS, LABELS)
 def test_the_pointer_moves_the_slider(page) -> None:
     box = page.locator("#factor").bounding_box()
     page.mouse.click(box["x"] + box["width"] - 3, box["y"] + box["height"] / 2)
     check(page, 2)
 
 
+@sizes(ROWS, LABELS)
 def test_nothing_is_wider_than_the_window(page) -> None:
     page.locator("summary").last.click()  # the map of the image is closed at first
     width = page.evaluate("document.documentElement.scrollWidth")
@@ -108,7 +121,28 @@ def test_nothing_is_wider_than_the_window(page) -> None:
     page.keyboard.press("End")
 
 
+@sizes(ROWS, LABELS)
 def test_the_colours_follow_the_scheme(page) -> None:
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     is_dark = sum(map(int, ground[4:-1].split(","))) < 200
     assert is_dark == (page.viewport_size["width"] == 360)
+
+
+@sizes((sound_row(),), ())
+def test_transcripts_and_moments_follow_the_slider(page) -> None:
+    row = sound_row()
+    page.locator("#factor").focus()
+    for index, (key, run) in enumerate(zip(("Home", "ArrowRight", "End"), row.runs, strict=True)):
+        page.keyboard.press(key)
+        assert page.locator(".heard").inner_text() == run.transcript
+        assert page.locator(".transcripts p").first.inner_text() == row.dense_transcript
+        levels = page.locator(".unit").evaluate_all("all => all.map(u => u.getAttribute('class'))")
+        counts = np.ravel(run.view.layer_counts)
+        assert levels == [f"unit l{round(20 * count / 3)}" for count in counts]
+        same = "The same transcript." if index == 2 else "The transcripts differ."
+        assert page.locator(".verdict").inner_text() == same
+    assert page.locator("article b").inner_text() == row.gold
+    assert page.locator("article .ticks span").all_inner_texts() == ["0", "0.1"]
+    page.locator("summary").click()
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= page.viewport_size["width"]

@@ -8,3 +8,5 @@ from .router_statistics import RouterStatistics as RouterStatistics
 from .router_statistics import router_statistics as router_statistics
 from .routing import RoutingRecord as RoutingRecord
 from .routing import record_routing as record_routing
+from .speed import SpeedMeasurement as SpeedMeasurement
+from .speed import measure_speed as measure_speed

@@ -12,8 +12,10 @@ from .._measurements import Measurement
 from .._model_card import record_measurements
 from ..assets import find_adapter
 from ..checkpoint import set_saved_reduction_factor
-from ..tasks.bundle import load_trained_classifier
-from ..tasks.data import DataSpec, load_rows
+from ..tasks.bundle import load_trained_task
+from ..tasks.data import DataSpec
+from ..tasks.kinds import find_task
+from ..tasks.rows import load_task_rows
 from ..tasks.tuning import FactorCurve, FactorMeasurement, factors_to_measure, measure_factors
 from ..visualisation import plot_quality_curve
 from . import _options as options
@@ -26,7 +28,7 @@ def tune(
     data: options.Data,
     max_drop: Annotated[
         float,
-        typer.Option(min=0, max=100, help="Points of accuracy that may be lost to the reference."),
+        typer.Option(min=0, max=100, help="Points of quality that may be lost to the reference."),
     ] = 0.5,
     reduction_factor: options.FactorList = None,
     write: Annotated[
@@ -43,32 +45,35 @@ def tune(
     text_column: options.TextColumn = "text",
     image_column: options.ImageColumn = "image",
     label_column: options.LabelColumn = "label",
+    column: options.Columns = None,
     split: options.Split = None,
     on_bad_row: options.OnBadRow = "stop",
     limit: options.Limit = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure accuracy and speed over r on your rows, and choose the largest r that is good enough.
+    """Measure quality and speed over r on your rows, and choose the largest r that is good enough.
 
-    The smallest r that is measured is the reference. Chosen is the largest r whose accuracy is at
-    most --max-drop points below it. By default an elastic adapter is measured at the r it was
-    trained with, another at 1, 2, 3, 4, 5, 8 and 16. Use validation rows, not the test rows.
+    Quality is accuracy for classes, the word error rate for speech, F1 for entities and answers,
+    ROUGE-L for summaries. The smallest r that is measured is the reference. Chosen is the largest r
+    that is at most --max-drop points worse. By default an elastic adapter is measured at the r it
+    was trained with, another at 1, 2, 3, 4, 5, 8 and 16. Use validation rows, not the test rows.
     """
     folder = options.folder_to_write(adapter) if write else find_adapter(adapter)
-    classifier = load_trained_classifier(folder)
-    factors = options.parse_factor_list(reduction_factor) or factors_to_measure(classifier)
+    task = load_trained_task(folder)
+    factors = options.parse_factor_list(reduction_factor) or factors_to_measure(task)
     spec = DataSpec(
         source=data,
         text_column=text_column,
         image_column=image_column,
         label_column=label_column,
+        columns=options.parse_columns(column),
         split=split,
         on_bad_row=on_bad_row,
         limit=limit,
     )
-    rows = load_rows(spec, modality=classifier.modality, labels=classifier.labels)
+    rows = load_task_rows(find_task(task.name), spec, labels=task.labels or None)
     curve = measure_factors(
-        classifier,
+        task,
         rows,
         factors,
         batch_size=batch_size,
@@ -88,6 +93,8 @@ def tune(
         "data": data,
         "rows": curve.num_rows,
         "timed_batch": list(curve.batch_shape),
+        "metric": curve.quality.name,
+        "lower_is_better": curve.quality.is_error,
         "max_drop": max_drop,
         "reference": curve.reference.reduction_factor,
         "chosen": None if chosen is None else chosen.reduction_factor,
@@ -103,7 +110,7 @@ def tune(
     else:
         shape = " x ".join(map(str, curve.batch_shape))
         title = f"{adapter} on {curve.num_rows:,} rows of {data}, timed on {shape}"
-        print_table(title, [_format(m, curve.reference) for m in curve.measurements])
+        print_table(title, [_format(curve, m) for m in curve.measurements])
     messages.print(f"picture: {output / 'tune.png'}")
     messages.print(_verdict(curve, chosen, max_drop), markup=False)
     if is_written:
@@ -122,7 +129,7 @@ def _measurements(
             part=split,
             rows=curve.num_rows,
             reduction_factor=m.reduction_factor,
-            metrics={"accuracy": m.accuracy, "macro_f1": m.macro_f1},
+            metrics=m.metrics,
             speed_up=m.speed_up,
             reference_factor=curve.reference.reduction_factor,
             timed_batch=curve.batch_shape,
@@ -137,9 +144,11 @@ def _plot(
     measured = curve.measurements
     return plot_quality_curve(
         [m.reduction_factor for m in measured],
-        [m.accuracy for m in measured],
+        [m.metrics[curve.quality.name] for m in measured],
         [m.speed_up for m in measured],
         [m.flop_ratio for m in measured],
+        metric=curve.quality.name,
+        is_error=curve.quality.is_error,
         intervals=[m.difference_interval for m in measured],
         max_drop=max_drop,
         chosen=None if chosen is None else chosen.reduction_factor,
@@ -153,14 +162,20 @@ def _verdict(curve: FactorCurve, chosen: FactorMeasurement | None, max_drop: flo
     if chosen is None:
         return (
             f"no r qualifies: every r above the reference {reference} loses more than {max_drop:g} "
-            "points. Allow more with --max-drop, measure smaller r with -r, or train longer."
+            f"points of {curve.quality.name}. Allow more with --max-drop, measure smaller r with "
+            "-r, or train longer."
         )
     verdict = (
-        f"chosen: r = {chosen.reduction_factor:g}, the largest at most {max_drop:g} points below "
-        f"the reference {reference}"
+        f"chosen: r = {chosen.reduction_factor:g}, the largest at most {max_drop:g} points "
+        f"{'above' if curve.quality.is_error else 'below'} the reference {reference}"
     )
-    loss = -100 * chosen.difference_interval[0]
-    if loss > max_drop:
+    loss = max(map(curve.points_lost, chosen.difference_interval))
+    if not chosen.num_differing:
+        verdict += (
+            f"\nno row of {curve.num_rows:,} differs; with 95 % confidence at most "
+            f"{3 / curve.num_rows:.1%} of all would"  # the rule of three
+        )
+    elif loss > max_drop:
         verdict += (
             f"\n{curve.num_rows:,} rows do not prove it: the true loss may be up to {loss:.1f} "
             "points (95 % interval); more rows would narrow that"
@@ -168,17 +183,17 @@ def _verdict(curve: FactorCurve, chosen: FactorMeasurement | None, max_drop: flo
     return verdict
 
 
-def _format(measurement: FactorMeasurement, reference: FactorMeasurement) -> dict[str, str]:
+def _format(curve: FactorCurve, measurement: FactorMeasurement) -> dict[str, str]:
     difference, p_value = "reference", ""
-    if measurement is not reference:
+    if measurement is not curve.reference:
         low, high = (100 * end for end in measurement.difference_interval)
-        difference = f"{100 * measurement.accuracy_difference:+.1f} ({low:+.1f} to {high:+.1f})"
-        p_value = format_p_value(measurement.p_value)
+        difference = f"{100 * measurement.difference:+.1f} ({low:+.1f} to {high:+.1f})"
+        p_value = "" if measurement.p_value is None else format_p_value(measurement.p_value)
     return {
         "r": f"{measurement.reduction_factor:g}",
-        "accuracy": f"{measurement.accuracy:.2%}",
+        curve.quality.name: f"{measurement.metrics[curve.quality.name]:.2%}",
         "difference (95 %)": difference,
-        "McNemar": p_value,
+        **({} if measurement.p_value is None else {"McNemar": p_value}),
         "batch": f"{measurement.seconds * 1e3:.1f} ms",
         "speed-up": f"{measurement.speed_up:.2f}x",
         "FLOP ratio": f"{measurement.flop_ratio:.2f}x",

@@ -19,7 +19,7 @@ def render_answer(answer: "Answer") -> str:
     row = answer.row
     (run,) = row.runs
     shown: dict[str, Any] = {}
-    if answer.transcripts is None:
+    if run.transcript is None:
         ours, dense = np.asarray(run.probabilities), np.asarray(row.dense_probabilities)
         best, dense_best = int(ours.argmax()), int(dense.argmax())
         shown = {
@@ -32,6 +32,7 @@ def render_answer(answer: "Answer") -> str:
     return _render(
         "answer.html",
         answer=answer,
+        transcript=run.transcript,
         factor=f"{run.reduction_factor:g}",
         speed_up=answer.ours.speed_up(over=answer.dense),
         milliseconds=1000 * answer.ours.median,

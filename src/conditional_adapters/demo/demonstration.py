@@ -22,9 +22,10 @@ from ..errors import ConditionalAdapterError, ConfigError, DataError
 from ..tasks._audio import AudioCell, read_audio
 from ..tasks._cells import BadRow, read_image, read_text
 from ..tasks._collate import examples_of
+from ..tasks._routing import require_drawn
 from ..tasks.kinds.speech_recognition import SpeechRecogniser
-from ..tasks.models import Classifier
-from ..tasks.routing_map import route_recording, route_rows
+from ..tasks.recording_map import route_recordings
+from ..tasks.routing_map import route_rows
 from ..tasks.task import Task
 from ..visualisation import RoutedDocument, RoutedRow
 from ._page import render_answer, render_problem
@@ -39,9 +40,8 @@ class Answer:
     """What a model did with one input.
 
     Attributes:
-        row: Predictions and routing, with one run.
+        row: Predictions or transcripts, and routing, with one run.
         labels: Class names; empty where nothing is classified.
-        transcripts: What was heard with every token processed, and at this r; None for classes.
         dense: Time of the encoder at r = 1.
         ours: The same at this r, in turns with it.
         notes: What a reader should know of this answer.
@@ -49,7 +49,6 @@ class Answer:
 
     row: RoutedRow
     labels: tuple[str, ...]
-    transcripts: tuple[str, str] | None
     dense: Timing
     ours: Timing
     notes: tuple[str, ...]
@@ -71,13 +70,8 @@ class Demonstration:
     """
 
     def __init__(self, task: Task) -> None:
-        if not isinstance(task, Classifier | SpeechRecogniser):
-            raise ConfigError(
-                f"coda demo shows classifiers of texts or images and speech recognition, and this "
-                f"is an adapter for {task.name}. Use coda predict, which runs any task on a file."
-            )
+        self.task = require_drawn(task)
         config = get_attachment(task.model).configs[active_adapter(task.model)]
-        self.task: Classifier | SpeechRecogniser = task
         self.start = config.default_reduction_factor
         self.trained = tuple(sorted({*config.elastic_factors, self.start}))
         is_elastic = len(self.trained) > 1
@@ -124,14 +118,10 @@ class Demonstration:
         row = self._route(content, factor)
         batch = self._batch(content)
         with evaluating(self.task.model), keeping_reduction_factor(self.task.model):
-            transcripts = None
-            if isinstance(self.task, SpeechRecogniser):
-                transcripts = (self._hear(batch, 1), self._hear(batch, factor))
             timings = _time(self.task, batch, factor)
         return Answer(
             row=row,
             labels=self.task.labels,
-            transcripts=transcripts,
             dense=timings["dense"],
             ours=timings["ours"],
             notes=tuple(self._notes(content, factor, row)),
@@ -140,7 +130,7 @@ class Demonstration:
     def _route(self, content: Any, factor: float) -> RoutedRow:  # noqa: ANN401
         routed = factor if factor > 1 else 2.0  # any choice tells which layers could choose
         if isinstance(self.task, SpeechRecogniser):
-            row = route_recording(self.task, content, routed)
+            (row,) = route_recordings(self.task, [content], (routed,))
         else:
             (row,) = route_rows(self.task, [content], (routed,))
         return row if factor > 1 else _with_every_token(row)
@@ -148,12 +138,6 @@ class Demonstration:
     def _batch(self, content: Any) -> dict[str, Tensor]:  # noqa: ANN401
         batch = self.task.collate(examples_of(self.task.encode({self.kind: [content]})))
         return {name: tensor.to(self.task.model.device) for name, tensor in batch.items()}
-
-    def _hear(self, batch: Mapping[str, Tensor], factor: float) -> str:
-        set_reduction_factor(self.task.model, factor)
-        with torch.inference_mode():
-            (text,) = self.task.infer(batch)
-        return str(text).strip()
 
     def _notes(self, content: Any, factor: float, row: RoutedRow) -> list[str]:  # noqa: ANN401
         notes = []
@@ -218,20 +202,21 @@ _READERS: Mapping[str, tuple[Any, str]] = {
 
 
 def _time(task: Task, batch: Mapping[str, Tensor], factor: float) -> dict[str, Timing]:
-    """Time the encoder at r = 1 and at this r, in turns."""
+    """Time the encoder at r = 1 and at this r, in turns; once where that is the same."""
     encoder: Any = find_sites(task.model).runner
 
     def encode() -> None:
         with torch.inference_mode():
             encoder(**batch)
 
-    factors = {"dense": 1.0, "ours": factor}
-    return time_interleaved(
+    factors = {"dense": 1.0} | ({"ours": factor} if factor > 1 else {})
+    timings = time_interleaved(
         dict.fromkeys(factors, encode),
         prepare=lambda name: set_reduction_factor(task.model, factors[name]),
         rounds=_ROUNDS,
         warmup=_WARMUP,
     )
+    return {"ours": timings["dense"]} | timings
 
 
 def _with_every_token(row: RoutedRow) -> RoutedRow:
@@ -249,6 +234,7 @@ def _with_every_token(row: RoutedRow) -> RoutedRow:
         reduction_factor=1.0,
         probabilities=row.dense_probabilities,
         processed=np.ones_like(run.processed),
+        transcript=row.dense_transcript,
         view=view,
     )
     return replace(row, runs=[every])

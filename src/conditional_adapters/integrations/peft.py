@@ -52,7 +52,7 @@ _HEADS_OF_TASKS = (["classifier", "score"], ["qa_outputs"])
 _NAMES_OF_PARTS = {"coda_adapters", "coda_copies", "adapter", "router", "down", "up", "weight"}
 
 
-class _PeftType(str, enum.Enum):
+class _PeftType(str, enum.Enum):  # noqa: UP042  PEFT's own is no StrEnum
     """PEFT's list of types cannot be extended; this member behaves like one of its own."""
 
     CODA = PEFT_TYPE

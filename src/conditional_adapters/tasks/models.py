@@ -39,7 +39,7 @@ from ._loading import (
 from .data import Modality
 from .metrics import classification_metrics, trainer_metrics
 from .preprocessing import Preprocessor
-from .task import Columns, Prediction, TrainerMetrics
+from .task import Columns, Prediction, Quality, TrainerMetrics
 
 if TYPE_CHECKING:
     import datasets
@@ -103,6 +103,11 @@ class Classifier:
         """What transformers' Trainer measures while it trains."""
         return trainer_metrics
 
+    @property
+    def quality(self) -> Quality:
+        """Accuracy."""
+        return Quality(name="accuracy")
+
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         """Turn columns of rows into columns of model input; see `Preprocessor.encode`."""
         return self.preprocessor.encode(rows)
@@ -135,6 +140,13 @@ class Classifier:
         numbers = {label: number for number, label in enumerate(self.labels)}
         chosen = np.array([numbers[prediction["label"]] for prediction in predictions])
         return classification_metrics(np.eye(len(self.labels))[chosen], np.asarray(rows["label"]))
+
+    def tally(
+        self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
+    ) -> Float[np.ndarray, "rows 2"]:
+        """Give one point for a right row."""
+        pairs = zip(predictions, rows["label"], strict=True)
+        return np.array([[p["label"] == self.labels[label], 1.0] for p, label in pairs])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Texts, images and recordings with their routing, ready to be drawn."""
+"""Texts and images with their routing, ready to be drawn."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,9 @@ from .._sites import find_sites
 from ..analysis import RoutingRecord, record_routing
 from ..analysis._modes import evaluating, keeping_reduction_factor
 from ..attach import set_reduction_factor
-from ..config import check_reduction_factor
 from ..errors import ConfigError
 from ..visualisation import RoutedDocument, RoutedImage, RoutedRow, RoutedRun, words_from_tokens
-from ._audio import AudioCell
-from ._collate import examples_of
-from .kinds.speech_recognition import SpeechRecogniser
+from ._routing import factors_with_a_choice, routed_layers
 from .models import Classifier
 
 
@@ -46,7 +43,7 @@ def route_documents(
     for index, text in enumerate(texts):
         encoded = _encode(classifier, text)
         probabilities, routing = _forward(classifier, encoded)
-        num_layers = len(_routed_layers(classifier, routing))
+        num_layers = len(routed_layers(classifier.model, routing))
         title = _title(classifier, probabilities, None if gold is None else gold[index])
         documents.append(_document(encoded, text, routing, title))
     return documents, num_layers
@@ -77,69 +74,12 @@ def route_rows(
             where its tokens are in the text, or the tokens of images are no grid of patches.
         AttachmentError: If the model has no active adapter.
     """
-    ordered = sorted({check_reduction_factor(factor) for factor in factors})
-    if not ordered or ordered[0] == 1:
-        raise ConfigError(
-            f"reduction factors must be above 1 to show a choice, got {ordered}. At r = 1 "
-            "every token is processed, which is shown beside them."
-        )
+    ordered = factors_with_a_choice(factors)
     with evaluating(classifier.model), keeping_reduction_factor(classifier.model):
         return [
             _route_row(classifier, content, ordered, index, None if gold is None else gold[index])
             for index, content in enumerate(contents)
         ]
-
-
-def route_recording(recogniser: SpeechRecogniser, recording: AudioCell, factor: float) -> RoutedRow:
-    """Run the encoder over a recording, and record which stretches of time it processed.
-
-    Afterwards the model is in the mode and at the reduction factor it had.
-
-    Args:
-        recogniser: A Whisper whose model is conditional.
-        recording: At most as long as the window of the model.
-        factor: A reduction factor above 1.
-
-    Returns:
-        A row without classes; its picture is the spectrogram that the model read, low tones at the
-        bottom, cut where the speech ends.
-
-    Raises:
-        ConfigError: If the factor is not above 1, or no layer is routed.
-        DataError: If the recording is damaged or too long.
-        AttachmentError: If the model has no active adapter.
-    """
-    if check_reduction_factor(factor) == 1:
-        raise ConfigError("reduction factors must be above 1 to show a choice, got 1.")
-    model = recogniser.model
-    batch = recogniser.collate(examples_of(recogniser.encode({"audio": [recording]})))
-    inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    with evaluating(model), keeping_reduction_factor(model):
-        set_reduction_factor(model, factor)
-        with torch.inference_mode(), record_routing(model) as routing:
-            find_sites(model).runner(**inputs)
-    num_layers = len(_routed_layers(recogniser, routing))
-    num_frames = int(batch["attention_mask"].sum())
-    processed = routing.processed_tokens()[:, 0].cpu().numpy()
-    frames_per_token = batch["input_features"].shape[-1] // processed.shape[1]
-    processed = processed[:, : -(-num_frames // frames_per_token)]
-    num_tokens = processed.shape[1]
-    is_routed = [decision is not None for decision in routing.layers]
-    view = RoutedImage(
-        title=f"r = {factor:g}, {num_layers} layers",
-        pixels=_spectrogram(batch["input_features"][0, :, : num_tokens * frames_per_token]),
-        layer_counts=processed[is_routed].sum(0, keepdims=True).astype(np.float64),
-    )
-    run = RoutedRun(reduction_factor=factor, probabilities=(), processed=processed, view=view)
-    return RoutedRow(
-        heading="Recording",
-        gold=None,
-        tokens=[""] * num_tokens,
-        is_routed=is_routed,
-        dense_probabilities=(),
-        runs=[run],
-        units="moments",
-    )
 
 
 @dataclass(frozen=True)
@@ -164,7 +104,7 @@ def _route_row(
     for factor in factors:
         set_reduction_factor(classifier.model, factor)
         probabilities, routing = _forward(classifier, encoded)
-        _routed_layers(classifier, routing)
+        routed_layers(classifier.model, routing)
         title = f"r = {factor:g}: {_title(classifier, probabilities, gold)}"
         view = (
             _document(encoded, content, routing, title)
@@ -233,17 +173,6 @@ def _forward(
     return logits.float().softmax(-1).cpu().numpy(), routing
 
 
-def _routed_layers(classifier: Classifier | SpeechRecogniser, routing: RoutingRecord) -> list[int]:
-    """List the layers that chose tokens; refuse a model where none did."""
-    routed = [index for index, decision in enumerate(routing.layers) if decision is not None]
-    if not routed:
-        raise ConfigError(
-            f"all {len(conditional_layers(classifier.model))} layers process every token. Set "
-            "a reduction factor above 1."
-        )
-    return routed
-
-
 def _title(
     classifier: Classifier, probabilities: Float[np.ndarray, " classes"], gold: str | None
 ) -> str:
@@ -293,15 +222,6 @@ def _picture(
     if processor.do_rescale:
         values = values / processor.rescale_factor
     return values.round().clamp(0, 255).byte().expand(3, -1, -1).permute(1, 2, 0).numpy()
-
-
-def _spectrogram(
-    features: Float[Tensor, "channels frames"],
-) -> UInt8[np.ndarray, "channels frames 3"]:
-    """Paint loud bright and silence black."""
-    values = features.float().cpu().flip(0)
-    scaled = (values - values.min()) / (values.max() - values.min()).clamp(min=1e-6)
-    return (255 * scaled).round().byte()[..., None].expand(-1, -1, 3).numpy()
 
 
 def _token_names(classifier: Classifier, encoded: _Encoded, num_tokens: int) -> list[str]:

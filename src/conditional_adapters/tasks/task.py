@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+import numpy as np
+from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -25,6 +27,19 @@ Prediction: TypeAlias = dict[str, Any]
 # Columns of rows, or of encoded examples.
 Columns: TypeAlias = Mapping[str, Sequence[Any]]
 TrainerMetrics: TypeAlias = Callable[["EvalPrediction"], dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """The figure by which models for a task are compared.
+
+    Attributes:
+        name: Its name among what `Task.score` returns.
+        is_error: Whether lower is better.
+    """
+
+    name: str
+    is_error: bool = False
 
 
 class Task(Protocol):
@@ -61,6 +76,10 @@ class Task(Protocol):
     @property
     def trainer_metrics(self) -> TrainerMetrics | None:
         """What Trainer measures after each epoch, from logits; None means the loss alone."""
+
+    @property
+    def quality(self) -> Quality:
+        """The figure by which models are compared."""
 
     def encode(self, rows: Columns) -> dict[str, list[Any]]:
         """Turn rows into examples: unpadded model input, with `labels` if there are targets.
@@ -116,6 +135,20 @@ class Task(Protocol):
 
         Returns:
             The metrics of the task by name.
+        """
+
+    def tally(
+        self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
+    ) -> Float[np.ndarray, "rows 2"]:
+        """Count what the quality is made of, row by row.
+
+        Args:
+            predictions: One for each row.
+            rows: Rows with targets.
+
+        Returns:
+            The sum of the first column divided by that of the second is the quality, of all rows
+            or of any part of them.
         """
 
 

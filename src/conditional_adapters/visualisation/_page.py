@@ -3,11 +3,6 @@
 Everything is placed in points and the page is cut to length at the end. Word widths come from the
 renderer that later draws them, and the font is the one that matplotlib ships, so a page looks the
 same on every machine. Nothing here knows what the colours mean.
-
-The colours run from almost white to dark purple. ColorBrewer lists this scale as safe for
-colour-blind readers; it grows darker all the way, in grey print too. A word is black or white,
-whichever has the higher contrast with its background: that is never below 4.58:1 (the square root
-of 21), and 4.5:1 is what the accessibility guidelines WCAG 2.2 ask for.
 """
 
 from bisect import bisect_right
@@ -20,11 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from ._colours import RGB, SKIPPED_AND_PROCESSED, palette, readable_ink
+
 if TYPE_CHECKING:
     import matplotlib.figure
     import matplotlib.font_manager
 
-_COLORMAP = "BuPu"
 _MISSING_GLYPH = "\N{WHITE SQUARE}"
 _DPI = 200
 _INCH = 72  # points
@@ -35,12 +31,9 @@ _MARGIN = 14.0
 _TEXT_WIDTH = _PAGE_WIDTH - 2 * _MARGIN
 
 _MAX_TICKS = 12
-# On the colour scale; a cell of a skipped token has to stand out from the white page.
-SKIPPED_AND_PROCESSED = (0.12, 0.85)
 _CELL = 7.1
 _MAX_PICTURE = 240.0
-
-RGB = tuple[float, float, float]
+_STRIP_HEIGHT = 64.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,20 +145,23 @@ class Page:
 
     def pictures(self, pictures: Sequence[UInt8[np.ndarray, "height width 3"]]) -> None:
         """Set pictures side by side, equally wide."""
-        from matplotlib.image import BboxImage
-        from matplotlib.transforms import Bbox, TransformedBbox
-
         gap = 10.0
         width = min((_TEXT_WIDTH - gap * (len(pictures) - 1)) / len(pictures), _MAX_PICTURE)
         height = max(width * len(picture) / picture.shape[1] for picture in pictures)
         for column, picture in enumerate(pictures):
-            left, top = _MARGIN + column * (width + gap), self._cursor
-            bottom = top + width * len(picture) / picture.shape[1]
-            corners = Bbox([[left, top], [left + width, bottom]])
-            image = BboxImage(TransformedBbox(corners, self._points), interpolation="nearest")
-            image.set_data(picture)
-            self._figure.add_artist(image)
+            left = _MARGIN + column * (width + gap)
+            self._picture(picture, left, width, width * len(picture) / picture.shape[1])
         self._cursor += height
+
+    def strip(
+        self, picture: UInt8[np.ndarray, "height width 3"], ticks: Sequence[tuple[str, float]]
+    ) -> None:
+        """Stretch a picture over the whole width, above ticks that are placed in [0, 1]."""
+        self._picture(picture, _MARGIN, _TEXT_WIDTH, _STRIP_HEIGHT)
+        self._cursor += _STRIP_HEIGHT + 2
+        for name, place in ticks:
+            self._text(name, _MARGIN + place * _TEXT_WIDTH, self._cursor, TICK, va="top")
+        self._cursor += TICK.leading if ticks else 0
 
     def finish(self, caption: str) -> "matplotlib.figure.Figure":
         """Write the caption, cut the page below it and hand out the figure."""
@@ -176,6 +172,18 @@ class Page:
         self._figure.set_size_inches(_PAGE_WIDTH / _INCH, height)
         self._upwards.translate(0, height)
         return self._figure
+
+    def _picture(
+        self, picture: UInt8[np.ndarray, "height width 3"], left: float, width: float, height: float
+    ) -> None:
+        """Draw a picture below the cursor."""
+        from matplotlib.image import BboxImage
+        from matplotlib.transforms import Bbox, TransformedBbox
+
+        corners = Bbox([[left, self._cursor], [left + width, self._cursor + height]])
+        image = BboxImage(TransformedBbox(corners, self._points), interpolation="nearest")
+        image.set_data(picture)
+        self._figure.add_artist(image)
 
     def _pieces(self, text: str, style: Style) -> Iterator[str]:
         """Cut a text where it is wider than a line."""
@@ -247,24 +255,6 @@ class Page:
             usetex=False,
             transform=self._points,
         )
-
-
-def palette(fractions: Iterable[float], colormap_name: str = _COLORMAP) -> list[RGB]:
-    """Look up colours for fractions in [0, 1]."""
-    from matplotlib import colormaps
-
-    colormap = colormaps[colormap_name]
-    return [colormap(float(fraction))[:3] for fraction in fractions]
-
-
-def readable_ink(background: RGB) -> str:
-    """Choose black or white, whichever has the higher contrast ratio by WCAG 2.2."""
-    red, green, blue = (
-        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background
-    )
-    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-    on_white_ink, on_black_ink = 1.05 / (luminance + 0.05), (luminance + 0.05) / 0.05
-    return "black" if on_black_ink >= on_white_ink else "white"
 
 
 @cache

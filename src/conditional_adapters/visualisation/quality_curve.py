@@ -1,4 +1,4 @@
-"""Draw what a reduction factor costs in accuracy and buys in speed."""
+"""Draw what a reduction factor costs in quality and buys in speed."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,23 +15,27 @@ _MEASURED, _COUNTED, _CHOSEN, _QUIET = "#0072B2", "#D55E00", "black", "#666666"
 
 def plot_quality_curve(
     factors: Sequence[float],
-    accuracies: Sequence[float],
+    qualities: Sequence[float],
     speed_ups: Sequence[float],
     flop_ratios: Sequence[float],
     *,
+    metric: str = "accuracy",
+    is_error: bool = False,
     intervals: Sequence[tuple[float, float]] | None = None,
     max_drop: float | None = None,
     chosen: float | None = None,
     caption: str = "",
 ) -> "matplotlib.figure.Figure":
-    """Draw accuracy, and below it speed-up and FLOP ratio, over the reduction factor.
+    """Draw the quality, and below it speed-up and FLOP ratio, over the reduction factor.
 
     Args:
         factors: r, ascending; at least two. The first is the reference.
-        accuracies: In [0, 1], one per factor.
+        qualities: In [0, 1], one per factor; error rates may exceed 1.
         speed_ups: Over the reference, one per factor.
         flop_ratios: Over the reference, one per factor.
-        intervals: Confidence interval of each accuracy's difference to the reference, in [-1, 1].
+        metric: What the qualities are.
+        is_error: Whether lower is better.
+        intervals: Confidence interval of each quality's difference to the reference, in [-1, 1].
         max_drop: The loss that is allowed, in points; drawn as a line.
         chosen: The factor to mark.
         caption: Title of the picture.
@@ -42,7 +46,7 @@ def plot_quality_curve(
     Raises:
         ConfigError: If there are fewer than two factors or a sequence has another length.
     """
-    series = {"accuracies": accuracies, "speed_ups": speed_ups, "flop_ratios": flop_ratios}
+    series = {"qualities": qualities, "speed_ups": speed_ups, "flop_ratios": flop_ratios}
     if intervals is not None:
         series |= {"intervals": intervals}  # type: ignore[dict-item]
     for name, values in series.items():
@@ -55,7 +59,8 @@ def plot_quality_curve(
 
     figure = Figure(figsize=(6.4, 5.6), dpi=150, layout="constrained", facecolor="white")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    _draw_accuracy(above, factors, accuracies, intervals, max_drop)
+    limit = None if max_drop is None else (max_drop if is_error else -max_drop)
+    _draw_quality(above, factors, qualities, metric, intervals, limit)
     line: dict[str, Any] = {"linewidth": 1.5, "markersize": 6}
     below.plot(factors, flop_ratios, "s--", color=_COUNTED, label="FLOP ratio, counted", **line)
     below.plot(factors, speed_ups, "o-", color=_MEASURED, label="speed-up, measured", **line)
@@ -76,28 +81,30 @@ def plot_quality_curve(
     return figure
 
 
-def _draw_accuracy(
+def _draw_quality(
     axes: "matplotlib.axes.Axes",
     factors: Sequence[float],
-    accuracies: Sequence[float],
+    qualities: Sequence[float],
+    metric: str,
     intervals: Sequence[tuple[float, float]] | None,
-    max_drop: float | None,
+    limit: float | None,
 ) -> None:
-    reference = 100 * accuracies[0]
-    points = [100 * accuracy for accuracy in accuracies]
-    axes.plot(factors, points, "o-", color=_MEASURED, linewidth=1.5, label="accuracy")
+    reference = 100 * qualities[0]
+    points = [100 * quality for quality in qualities]
+    axes.plot(factors, points, "o-", color=_MEASURED, linewidth=1.5, label=metric)
     if intervals is not None:
         lower, upper = zip(*(_ends(reference, interval) for interval in intervals[1:]), strict=True)
         axes.vlines(
             factors[1:], lower, upper, color=_MEASURED, linewidth=5, alpha=0.25,
             label=f"95 % interval of the difference to r = {factors[0]:g}",
         )  # fmt: skip
-    if max_drop is not None:
+    if limit is not None:
+        side = "below" if limit <= 0 else "above"
         axes.axhline(
-            reference - max_drop, color=_QUIET, linewidth=1, linestyle="--",
-            label=f"{max_drop:g} points below r = {factors[0]:g}",
+            reference + limit, color=_QUIET, linewidth=1, linestyle="--",
+            label=f"{abs(limit):g} points {side} r = {factors[0]:g}",
         )  # fmt: skip
-    axes.set_ylabel("accuracy in %")
+    axes.set_ylabel(f"{metric} in %")
 
 
 def _ends(reference: float, interval: tuple[float, float]) -> tuple[float, float]:

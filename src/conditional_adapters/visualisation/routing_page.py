@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from ..errors import RoutingError
-from ._page import RGB, palette, readable_ink
-from .patch_map import RoutedImage
+from ._colours import RGB, palette, readable_ink
+from .patch_map import RoutedImage, time_ticks
 from .token_map import RoutedDocument
 
 if TYPE_CHECKING:
@@ -40,32 +40,34 @@ class RoutedRun:
 
     Attributes:
         reduction_factor: r.
-        probabilities: Of each class.
+        probabilities: Of each class; empty where nothing is classified.
         processed: True where a layer processed a token; the first row is the layer nearest the
             input.
-        view: The same summed over layers, for each word or patch.
+        view: The same summed over layers, for each word, patch or moment.
+        transcript: What was heard; None where nothing is written.
     """
 
     reduction_factor: float
     probabilities: Sequence[float]
     processed: Bool[np.ndarray, "layers tokens"]
     view: RoutedDocument | RoutedImage
+    transcript: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoutedRow:
-    """What a model did with one text or image.
+    """What a model did with one text, image or recording.
 
     Attributes:
         heading: What the row is called.
-        gold: Its right class; None if unknown.
+        gold: Its right class or transcript; None if unknown.
         tokens: Name of each token.
         is_routed: For each layer, whether it chooses tokens; the others process all.
         dense_probabilities: Of each class, when every layer processes every token (r = 1); empty
             where nothing is classified.
         runs: One per reduction factor, ascending; the same factors for all rows of a page.
         num_cut_words: Words behind the point where the tokenizer truncated the text.
-        units: What the parts of a picture are called.
+        dense_transcript: What was heard at r = 1; None where nothing is written.
     """
 
     heading: str
@@ -75,7 +77,7 @@ class RoutedRow:
     dense_probabilities: Sequence[float]
     runs: Sequence[RoutedRun]
     num_cut_words: int = 0
-    units: str = "patches"
+    dense_transcript: str | None = None
 
 
 def render_routing_page(
@@ -85,7 +87,7 @@ def render_routing_page(
 
     Args:
         rows: What to show, from top to bottom; at least one.
-        labels: Class names in the order of the probabilities.
+        labels: Class names in the order of the probabilities; empty where nothing is classified.
         title: Heading of the page.
         start: Index of the reduction factor that is shown first.
 
@@ -187,9 +189,8 @@ def _row(row: RoutedRow, labels: Sequence[str], num_layers: int, start: int) -> 
     """Collect what the template shows of a row; `data` is what the script needs."""
     view = row.runs[start].view
     counts = [_counts(run.view) for run in row.runs]
-    listed = _listed_classes(row)
+    listed = _listed_classes(row) if labels else []
     layers = [_layers(run.processed) for run in row.runs]
-    verdicts = [_verdict(row, run, labels) for run in row.runs] if labels else []
     return {
         "heading": row.heading,
         "gold": row.gold,
@@ -198,12 +199,13 @@ def _row(row: RoutedRow, labels: Sequence[str], num_layers: int, start: int) -> 
         "num_hidden_classes": len(labels) - len(listed),
         "words": view.words if isinstance(view, RoutedDocument) else None,
         "num_cut_words": row.num_cut_words,
-        "units": row.units,
+        "dense_transcript": row.dense_transcript,
         "image": None if isinstance(view, RoutedDocument) else _image(view),
         "tokens": row.tokens,
         "is_routed": list(reversed(row.is_routed)),
         "data": {
-            "verdicts": verdicts,
+            "verdicts": [_verdict(row, run, labels) for run in row.runs],
+            "transcripts": [run.transcript for run in row.runs],
             "probabilities": [[float(run.probabilities[i]) for i in listed] for run in row.runs],
             "counts": [[round(count, 2) for count in values] for values in counts],
             "levels": [[round(_STEPS * c / num_layers) for c in values] for values in counts],
@@ -233,7 +235,10 @@ def _listed_classes(row: RoutedRow) -> list[int]:
 
 
 def _verdict(row: RoutedRow, run: RoutedRun, labels: Sequence[str]) -> str:
-    """Say in words what the bars show."""
+    """Say in words what the bars or the transcripts show."""
+    if not labels:
+        is_same = run.transcript == row.dense_transcript
+        return "The same transcript." if is_same else "The transcripts differ."
     dense = labels[int(np.argmax(row.dense_probabilities))]
     ours = labels[int(np.argmax(run.probabilities))]
     if ours == dense:
@@ -250,6 +255,8 @@ def _image(view: RoutedImage) -> dict[str, Any]:
         "height": height,
         "rows": rows,
         "columns": columns,
+        "unit": view.unit,
+        "ticks": [] if view.seconds is None else time_ticks(view.seconds),
     }
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from ..errors import ConfigError, RoutingError
-from ._page import BODY, SKIPPED_AND_PROCESSED, TITLE, Page, Word, palette, plain_words
+from ._colours import SKIPPED_AND_PROCESSED, palette
+from ._page import BODY, TITLE, Page, Word, plain_words
 
 if TYPE_CHECKING:
     import matplotlib.figure

@@ -4,9 +4,6 @@ A context with more tokens than the model takes is divided into overlapping wind
 question. The answer is the best span of all windows.
 """
 
-import re
-import string
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,9 +22,10 @@ from .._cells import BadRow, quote, read_text
 from .._collate import pad_texts
 from .._loading import load_fast_tokenizer, load_model, require_head, text_limit
 from .._rows import Column, text_column
+from .._squad import exact_match, word_f1
 from .._table import Table
 from ..rows import row_loader
-from ..task import Columns, Prediction, TaskDefaults, TaskKind
+from ..task import Columns, Prediction, Quality, TaskDefaults, TaskKind
 
 if TYPE_CHECKING:
     import datasets
@@ -51,6 +49,7 @@ class QuestionAnswerer(TaskDefaults):
         labels: Nothing is classified.
         chunk_size: Rows that are encoded at a time; each may become several examples.
         splits_rows: Contexts are divided into windows.
+        quality: F1 over words.
     """
 
     model: PreTrainedModel
@@ -62,6 +61,7 @@ class QuestionAnswerer(TaskDefaults):
     labels = ()
     chunk_size = 512
     splits_rows = True
+    quality = Quality(name="f1")
 
     def encode(self, rows: Columns) -> dict[str, list[Any]]:
         """Pair each question with windows of its context; `span` has their places in it."""
@@ -148,53 +148,28 @@ class QuestionAnswerer(TaskDefaults):
         self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
     ) -> dict[str, float]:
         """Compute exact match and F1 over words, as SQuAD defines them."""
-        pairs = [
-            (prediction["answer"], answers["text"])
-            for prediction, answers in zip(predictions, rows["answers"], strict=True)
-        ]
+        pairs = _answers(predictions, rows)
         return {
             "exact_match": _mean([max(exact_match(p, a) for a in golds) for p, golds in pairs]),
             "f1": _mean([max(word_f1(p, a) for a in golds) for p, golds in pairs]),
         }
 
-
-def exact_match(prediction: str, answer: str) -> float:
-    """Tell whether two answers are the same but for case, punctuation, articles and blanks.
-
-    Args:
-        prediction: What the model says.
-        answer: A right answer.
-
-    Returns:
-        1 or 0.
-
-    Source:
-        The evaluation script of SQuAD 1.1 (arXiv:1606.05250).
-    """
-    return float(_normalise(prediction) == _normalise(answer))
+    def tally(
+        self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
+    ) -> Float[np.ndarray, "rows 2"]:
+        """Give each row its F1."""
+        pairs = _answers(predictions, rows)
+        return np.array([[max(word_f1(p, a) for a in golds), 1.0] for p, golds in pairs])
 
 
-def word_f1(prediction: str, answer: str) -> float:
-    """Compute the harmonic mean of precision and recall over words, normalised as above.
-
-    Args:
-        prediction: What the model says.
-        answer: A right answer.
-
-    Returns:
-        F1 in [0, 1].
-
-    Source:
-        The evaluation script of SQuAD 1.1 (arXiv:1606.05250).
-    """
-    predicted, gold = _normalise(prediction).split(), _normalise(answer).split()
-    num_shared = (Counter(predicted) & Counter(gold)).total()
-    return 2 * num_shared / (len(predicted) + len(gold)) if num_shared else 0.0
-
-
-def _normalise(text: str) -> str:
-    without_marks = "".join(c for c in text.lower() if c not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", without_marks).split())
+def _answers(
+    predictions: Sequence[Prediction], rows: "datasets.Dataset"
+) -> list[tuple[str, Sequence[str]]]:
+    """Pair each answer with the right ones."""
+    return [
+        (prediction["answer"], answers["text"])
+        for prediction, answers in zip(predictions, rows["answers"], strict=True)
+    ]
 
 
 def _mean(values: Sequence[float]) -> float:

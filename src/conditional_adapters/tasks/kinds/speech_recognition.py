@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -17,10 +19,11 @@ from .._audio import AUDIO_COLUMN
 from .._collate import pad_targets
 from .._loading import load_speech_model
 from .._rows import Column, text_column
+from ..comparison import ratio_of_sums
 from ..metrics import word_errors
 from ..preprocessing import Preprocessor
 from ..rows import row_loader
-from ..task import Columns, Prediction, TaskDefaults, TaskKind
+from ..task import Columns, Prediction, Quality, TaskDefaults, TaskKind
 
 if TYPE_CHECKING:
     import datasets
@@ -42,6 +45,7 @@ class SpeechRecogniser(TaskDefaults):
         inputs: What the model reads.
         labels: Nothing is classified.
         chunk_size: A window of features takes a megabyte.
+        quality: The word error rate.
     """
 
     model: PreTrainedModel
@@ -53,6 +57,7 @@ class SpeechRecogniser(TaskDefaults):
     inputs = ("audio",)
     labels = ()
     chunk_size = 128
+    quality = Quality(name="wer", is_error=True)
 
     @property
     def preprocessor(self) -> Preprocessor:
@@ -98,9 +103,14 @@ class SpeechRecogniser(TaskDefaults):
         self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
     ) -> dict[str, float]:
         """Compute the word error rate after Whisper's English normaliser."""
+        return {"wer": ratio_of_sums(self.tally(predictions, rows))}
+
+    def tally(
+        self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
+    ) -> Float[np.ndarray, "rows 2"]:
+        """Count wrong, missing and superfluous words, and the words that were said."""
         counts = word_errors(rows["text"], [prediction["text"] for prediction in predictions])
-        errors, words = (sum(column) for column in zip(*counts, strict=True))
-        return {"wer": errors / max(words, 1)}
+        return np.array(counts, dtype=float).reshape(-1, 2)
 
 
 def load_speech_recogniser(

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
@@ -18,7 +20,7 @@ from .._extras import import_extra
 from .._loading import load_model, load_tokenizer, require_head, text_limit
 from .._rows import Column, text_column
 from ..rows import row_loader
-from ..task import Columns, Prediction, TaskDefaults, TaskKind
+from ..task import Columns, Prediction, Quality, TaskDefaults, TaskKind
 
 if TYPE_CHECKING:
     import datasets
@@ -40,6 +42,7 @@ class Summariser(TaskDefaults):
         name: As in `Task`, like all that follow.
         inputs: What the model reads.
         labels: Nothing is classified.
+        quality: ROUGE-L.
     """
 
     model: PreTrainedModel
@@ -49,6 +52,7 @@ class Summariser(TaskDefaults):
     name = NAME
     inputs = ("text",)
     labels = ()
+    quality = Quality(name="rougeL")
 
     def encode(self, rows: Columns) -> dict[str, list[Any]]:
         """Tokenise texts and summaries."""
@@ -84,15 +88,25 @@ class Summariser(TaskDefaults):
         self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
     ) -> dict[str, float]:
         """Compute the mean ROUGE F1 of unigrams, bigrams and longest common subsequences."""
+        scores = self._rouge(predictions, rows)
+        return {name: sum(score[name] for score in scores) / len(scores) for name in _METRICS}
+
+    def tally(
+        self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
+    ) -> Float[np.ndarray, "rows 2"]:
+        """Give each row its ROUGE-L."""
+        return np.array([[row["rougeL"], 1.0] for row in self._rouge(predictions, rows)])
+
+    def _rouge(
+        self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
+    ) -> list[dict[str, float]]:
         rouge = import_extra("rouge_score.rouge_scorer", extra="text", purpose="ROUGE")
         scorer = rouge.RougeScorer(_METRICS, use_stemmer=True)
-        scores = [
+        scores = (
             scorer.score(target, prediction["target"])
             for target, prediction in zip(rows["target"], predictions, strict=True)
-        ]
-        return {
-            name: sum(score[name].fmeasure for score in scores) / len(scores) for name in _METRICS
-        }
+        )
+        return [{name: score[name].fmeasure for name in _METRICS} for score in scores]
 
 
 def load_summariser(

@@ -4,6 +4,7 @@ A word is represented by its first sub-token, which alone has a target. Rows wit
 the model takes are divided into several examples, so that every word gets a tag.
 """
 
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
@@ -26,8 +27,9 @@ from .._extras import import_extra
 from .._loading import label_settings, load_fast_tokenizer, load_model, require_head, text_limit
 from .._rows import Column
 from .._table import Table, in_label_order
+from ..comparison import ratio_of_sums
 from ..rows import row_loader
-from ..task import Columns, Prediction, TaskDefaults, TaskKind
+from ..task import Columns, Prediction, Quality, TaskDefaults, TaskKind
 
 if TYPE_CHECKING:
     import datasets
@@ -59,6 +61,12 @@ class TokenClassifier(TaskDefaults):
     name = NAME
     inputs = ("words",)
     splits_rows = True
+
+    @property
+    def quality(self) -> Quality:
+        """F1 over entities where the tags are IOB2, else accuracy over words."""
+        is_iob2 = all(_ENTITY_TAG.fullmatch(label) for label in self.labels)
+        return Quality(name="entity_f1" if is_iob2 else "accuracy")
 
     def encode(self, rows: Columns) -> dict[str, list[Any]]:
         """Turn words into sub-tokens; `word` says which word begins at each of them, or -1."""
@@ -143,10 +151,26 @@ class TokenClassifier(TaskDefaults):
             "accuracy": float(accuracy_score(*words)),
             "macro_f1": float(f1_score(*words, average="macro", zero_division=0)),
         }
-        if all(_ENTITY_TAG.fullmatch(label) for label in self.labels):
-            seqeval = import_extra("seqeval.metrics", extra="text", purpose="F1 over entities")
-            metrics["entity_f1"] = float(seqeval.f1_score(gold, predicted, zero_division=0))
+        if self.quality.name == "entity_f1":
+            metrics["entity_f1"] = ratio_of_sums(self.tally(predictions, rows))
         return metrics
+
+    def tally(
+        self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
+    ) -> Float[np.ndarray, "rows 2"]:
+        """Count right entities, twice, and entities on both sides; or right words and words."""
+        pairs = [
+            (list(gold), prediction["tags"])
+            for gold, prediction in zip(rows["tags"], predictions, strict=True)
+        ]
+        if self.quality.name == "accuracy":
+            rights = [sum(map(operator.eq, *pair)) for pair in pairs]
+            return np.array([rights, [len(gold) for gold, _ in pairs]], dtype=float).T
+        labeling = import_extra(
+            "seqeval.metrics.sequence_labeling", extra="text", purpose="F1 over entities"
+        )
+        entities = [[set(labeling.get_entities(tags)) for tags in pair] for pair in pairs]
+        return np.array([[2.0 * len(a & b), len(a) + len(b)] for a, b in entities])
 
 
 def load_token_classifier(

@@ -7,6 +7,7 @@
     units: all(article, ".unit"),
     bars: all(article, ".ours"),
     verdict: article.querySelector(".verdict"),
+    heard: article.querySelector(".heard"),
     layers: all(article, ".map tbody tr").map((row) => ({
       count: row.querySelector("small"),
       cells: all(row, "td"),
@@ -44,6 +45,7 @@
       article.bars.forEach((cell, i) => showBar(cell, row.probabilities[run][i]));
       article.layers.forEach((layer, i) => showLayer(layer, row.layers[run][i]));
       article.verdict.textContent = row.verdicts[run];
+      if (article.heard) article.heard.textContent = row.transcripts[run] || "(nothing heard)";
     });
   }
 
