@@ -63,7 +63,7 @@ bench: setup  ## Measure operators and models; writes benchmarks/results/*.json 
 	$(BIN)/python -m benchmarks.short_inputs
 	$(BIN)/python -m benchmarks.lengths
 	$(BIN)/python -m benchmarks.ragged
-	$(BIN)/python -m benchmarks.peers --compile
+	$(BIN)/python -m benchmarks.peers
 	$(BIN)/python -m benchmarks.adapters_library
 	$(BIN)/python -m benchmarks.many_adapters
 	$(BIN)/coda bench --json > benchmarks/results/minilm.json
