@@ -55,7 +55,7 @@ class Row(Strict):
     pretraining: str | None = None  # or the model and the adapter that a pretraining left
     num_layers: int | None = None  # keep so many layers of the encoder, evenly
     max_length: int | None = None  # cut texts here instead
-    masks_silence: bool = True  # tell routers where the speech ends, or let them find it
+    masks_silence: bool = False  # tell routers where the speech ends, or let them find it
     rank: int = 8  # of LoRA
     training: dict[str, Any] = Field(default_factory=dict)  # differences from the experiment's
     # Evaluate an elastic adapter with each of these.
@@ -77,7 +77,7 @@ class Pretraining(Strict):
     # Training parts whose rows are read without their labels; all rows where no part is for tests.
     data: tuple[Data, ...]
     max_length: int | None = None
-    masks_silence: bool = True  # as in Row
+    masks_silence: bool = False  # as in Row
     adapter: dict[str, Any]
     settings: dict[str, Any]  # fields of PretrainingSettings
     layer_weight: float = 1.0  # of Distillation

@@ -21,11 +21,15 @@ from tests.test_experiments import invoke
 
 ROWS = {
     "dense": {"title": "dense", "adapter": {"reduction_factor": 1}, "seeds": [0]},
-    "speech": {"title": "r = 2 of the speech", "adapter": {"reduction_factor": 2}, "seeds": [0]},
+    "speech": {
+        "title": "r = 2 of the speech",
+        "adapter": {"reduction_factor": 2},
+        "masks_silence": True,
+        "seeds": [0],
+    },
     "window": {
         "title": "r = 2 of the window",
         "adapter": {"reduction_factor": 2},
-        "masks_silence": False,
         "pretraining": "window",
         "seeds": [0],
     },
@@ -60,7 +64,6 @@ def folder(tmp_path, monkeypatch):
         "title": "of the window",
         "model": str(model),
         "data": [data, {"source": str(tmp_path / "data.csv"), "train_rows": 3}],
-        "masks_silence": False,
         "adapter": {"reduction_factor": 2},
         "settings": {
             "max_steps": 4, "batch_size": 2, "trainable": "all", "save_every": 2, "log_every": 1,

@@ -78,9 +78,8 @@ def test_a_recording_is_heard_at_both_factors_and_its_silence_is_not_shown(tmp_p
     (shown,) = answer.row.runs
     assert shown.processed.shape == (2, 40)  # 0.8 seconds of 20 ms
     for layer, decision in zip(shown.processed, routing.layers, strict=True):
-        assert set(np.flatnonzero(layer)) == set(
-            decision.selected_indices[decision.is_selected].tolist()
-        )
+        chosen = decision.selected_indices[decision.is_selected].tolist()
+        assert set(np.flatnonzero(layer)) == {i for i in chosen if i < 40}
     assert shown.view.pixels.shape == (8, 80, 3)
     html = demonstration.show(path, 4)
     assert "Transcript at r = 4" in html

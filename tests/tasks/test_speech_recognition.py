@@ -5,6 +5,7 @@ import json
 import math
 import random
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -83,8 +84,10 @@ def test_the_loss_is_the_decoders_over_the_transcript(folder) -> None:
         assert task.model(**batch).loss == pytest.approx(float(total / count), rel=1e-5)
 
 
-def test_routers_choose_within_the_speech_in_training_and_in_generation(folder) -> None:
-    task, rows = conditional(folder), load(folder, limit=5)
+def test_routers_that_are_told_choose_speech_in_training_and_in_generation(
+    folder,
+) -> None:
+    task, rows = replace(conditional(folder), masks_silence=True), load(folder, limit=5)
     batch = batch_of(task, rows)
     frames = [math.ceil(len_of(path) / 160) for path in paths(rows)]
     expected = [[math.ceil(math.ceil(n / 2) / 4) for n in frames]] * 2
@@ -215,7 +218,7 @@ def test_routers_of_the_packaged_whisper_start_at_the_speech(needs) -> None:
     for asset in ("whisper", "prompts/recordings", "prompts/transcripts"):
         needs(asset)
     rows = load_task_rows(KIND, DataSpec(source="packaged:prompts"))
-    task = KIND.load("packaged:whisper", ())
+    task = replace(KIND.load("packaged:whisper", ()), masks_silence=True)
     model = ca.attach(task.model, ca.ConditionalAdapterConfig(adapt_decoder=False))
     encoded = task.encode(rows[100:108])
     features = torch.stack(encoded["input_features"])

@@ -26,7 +26,7 @@ class Preprocessor:
     processor: Any
     modality: Modality
     max_length: int | None
-    masks_silence: bool = True
+    masks_silence: bool = False
 
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         """Turn columns of rows into columns of model input.

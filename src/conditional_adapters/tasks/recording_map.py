@@ -1,6 +1,7 @@
 """Recordings with their transcripts and routing, ready to be drawn."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -42,7 +43,8 @@ def route_recordings(
 
     Returns:
         One row for each recording, with a run for each factor in ascending order. The picture is
-        the spectrogram that the model reads, low tones at the bottom, cut where the speech ends.
+        the spectrogram that the model reads, low tones at the bottom, cut where the recording
+        ends; what routers choose behind that is not shown.
 
     Raises:
         ConfigError: If a factor is not above 1, or no layer is routed.
@@ -66,11 +68,12 @@ def _route(
 ) -> RoutedRow:
     model = recogniser.model
     batch = recogniser.collate(examples_of(recogniser.encode({"audio": [recording]})))
+    told = replace(recogniser, masks_silence=True).encode({"audio": [recording]})
     inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
     dense, _ = _hear(recogniser, inputs, 1)
     config: Any = model.config
     frames_per_token = batch["input_features"].shape[-1] // config.max_source_positions
-    num_tokens = -(-int(batch["attention_mask"].sum()) // frames_per_token)
+    num_tokens = -(-int(told["attention_mask"][0].sum()) // frames_per_token)
     pixels = _spectrogram(batch["input_features"][0, :, : num_tokens * frames_per_token])
     extractor = recogniser.processor.feature_extractor
     seconds = num_tokens * frames_per_token * extractor.hop_length / extractor.sampling_rate

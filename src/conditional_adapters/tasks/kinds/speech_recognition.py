@@ -1,8 +1,7 @@
 """Speech recognition with Whisper: recordings in, transcripts out.
 
-The encoder is conditional, the decoder gets adapters, and the loss is the decoder's. The feature
-extractor's attention mask goes to the model, so that the routers know where the speech ends
-(docs/decisions/0005).
+The encoder is conditional, the decoder gets adapters, and the loss is the decoder's. The routers
+find the speech in the window; they can be told where it ends instead (docs/decisions/0005).
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,7 +50,7 @@ class SpeechRecogniser(TaskDefaults):
     model: PreTrainedModel
     processor: Any
     max_length: int
-    masks_silence: bool = True
+    masks_silence: bool = False
 
     name = NAME
     inputs = ("audio",)
