@@ -36,7 +36,12 @@ debian-data:
 demo: setup  ## Train MiniLM on BBC News, dense and conditional, and compare (the main job)
 	$(BIN)/coda quickstart
 
-test: setup  ## Run all tests
+# transformers imports torchao wherever it is installed, and that logs; so only tests bring it.
+$(VENV)/.torchao: $(VENV)/.installed
+	$(BIN)/pip install -q --no-deps -c requirements/constraints.txt torchao
+	@touch $@
+
+test: setup $(VENV)/.torchao  ## Run all tests
 	$(PYTEST) --jaxtyping-packages=$(SHAPE_CHECKED),beartype.beartype -m "not compile" --junitxml=build/tests.xml
 	$(PYTEST) -m compile --junitxml=build/compile.xml
 

@@ -56,6 +56,7 @@ def test_a_benchmark_runs_and_its_report_has_the_committed_form(
 def test_the_accuracy_of_a_classifier_in_8_bits_is_compared_row_by_row(
     tmp_path, monkeypatch
 ) -> None:
+    pytest.importorskip("torchao", reason="make test installs torchao")
     words = ["a", "text", "one", "two", "three"]
     write_bert(tmp_path / "model", word_tokenizer(words, max_length=24), num_layers=1)
     classifier = load_classifier(str(tmp_path / "model"), ["animals", "plants"], max_length=20)
