@@ -102,6 +102,8 @@ class Experiment(Strict):
     baseline: str  # the row that all others are compared with
     seeds: tuple[int, ...] = (0, 1, 2)
     timing_batch: int = 8
+    # Of what is judged by its words: show rows of up to so many words apart from longer ones.
+    words_apart: int | None = None
     training: dict[str, Any] = Field(default_factory=dict)  # fields of TrainingSettings
     learning_rates: tuple[float, ...] = (0.0001, 0.0005, 0.002, 0.008)  # of which `tune` chooses
     rows: dict[str, Row]

@@ -1,5 +1,6 @@
 """Tables of the documentation, from the results files alone."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ Runs = dict[str, Run]  # by seed
 
 
 Line = dict[str, str]
+Part = Callable[[np.ndarray], np.ndarray]  # tells of the sizes of rows which of them belong
 
 
 def table(name: str) -> list[Line]:
@@ -84,11 +86,13 @@ def _line(
     factor = first.get("reduction_factor")
     flops = timing.get("flops_per_row", first.get("flops_per_row"))
     base_flops = next(iter(reference.values())).get("flops_per_row")
+    is_baseline = key == experiment.baseline
     return {
         "method": row.title if factor is None else f"{row.title}, r = {factor:g}",
         quality.heading: f"{mean:.1f}{spread} %",
         "seeds": str(len(runs)),
-        "difference": "-" if key == experiment.baseline else difference(quality, runs, reference),
+        "difference": "-" if is_baseline else difference(quality, runs, reference),
+        **_parts(experiment, runs, {} if is_baseline else reference),
         "steps": f"{first['steps']:,}",
         "new": f"{first['new_parameters_share']:.1%}",
         "FLOPs": f"{base_flops / flops:.2f}x" if flops and base_flops else "-",
@@ -97,23 +101,46 @@ def _line(
     }
 
 
-def difference(quality: Quality, runs: Runs, reference: Runs) -> str:
+def _parts(experiment: Experiment, runs: Runs, reference: Runs) -> Line:
+    """Return quality and difference of short rows and of long ones, if they are shown apart."""
+    limit = experiment.words_apart
+    if limit is None:
+        return {}
+    quality = quality_of(experiment.kind.name)
+    parts: dict[str, Part] = {
+        f"up to {limit} words": lambda sizes: sizes <= limit,
+        "longer": lambda sizes: sizes > limit,
+    }
+    line = {}
+    for name, part in parts.items():
+        points, sizes = _outcomes(quality, runs, list(runs), part)
+        apart = difference(quality, runs, reference, part)
+        mean = f"{100 * points.sum() / (len(runs) * sizes.sum()):.1f} %"
+        line[name] = mean if apart == "-" else f"{mean}, {apart}"
+    return line
+
+
+def difference(quality: Quality, runs: Runs, reference: Runs, part: Part | None = None) -> str:
     """Return the mean difference in points over the seeds that both have, with its interval."""
     seeds = [seed for seed in runs if seed in reference]
     if not seeds:
         return "-"
-    size = next(iter(runs.values()))["rows"]
-    sizes = quality.unpack(runs[seeds[0]], size).sizes
-    deltas = np.stack(
-        [
-            quality.unpack(runs[seed], size).points.astype(float)
-            - quality.unpack(reference[seed], size).points
-            for seed in seeds
-        ]
-    )
+    points, sizes = _outcomes(quality, runs, seeds, part)
+    deltas = points - _outcomes(quality, reference, seeds, part)[0]
     mean = deltas.sum() / (len(seeds) * sizes.sum())
     lower, upper = interval(deltas, sizes)
     return f"{100 * mean:+.1f} ({100 * lower:+.1f} to {100 * upper:+.1f})"
+
+
+def _outcomes(
+    quality: Quality, runs: Runs, seeds: list[str], part: Part | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return points `[seeds, rows]` and sizes `[rows]` of all rows, or of a part."""
+    outcomes = [quality.unpack(runs[seed], runs[seed]["rows"]) for seed in seeds]
+    sizes = outcomes[0].sizes
+    chosen = np.ones(len(sizes), dtype=bool) if part is None else part(sizes)
+    points = np.stack([outcome.points.astype(float) for outcome in outcomes])
+    return points[:, chosen], sizes[chosen]
 
 
 def interval(deltas: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:

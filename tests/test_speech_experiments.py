@@ -15,7 +15,7 @@ from experiments._methods import build_task
 from experiments._quality import WORD_ERROR_RATE
 from experiments._report import render
 from experiments._results import read_results
-from experiments._tables import difference, interval, table
+from experiments._tables import _parts, difference, interval, table
 from tests.tasks.tiny_whisper import write_tone, write_whisper
 from tests.test_experiments import invoke
 
@@ -141,6 +141,18 @@ def test_a_difference_of_word_error_rates_is_one_of_sums() -> None:
 
     difference_text = difference(WORD_ERROR_RATE, {"0": run("2 0 1")}, {"0": run("0 1 1")})
     assert difference_text.startswith("+8.3 (")  # (3 - 2) / 12, and not the mean of 0.2, -1 and 0
+
+
+def test_rows_of_few_words_are_shown_apart_from_longer_ones(folder) -> None:
+    experiment = load_experiment("tones").model_copy(update={"words_apart": 4})
+
+    def run(errors):
+        return {"word_errors": errors, "words": "10 4 1", "rows": 3}
+
+    line = _parts(experiment, {"0": run("5 2 0")}, {"0": run("0 1 0")})
+    assert line["up to 4 words"].startswith("40.0 %, +20.0 (")
+    assert line["longer"].startswith("50.0 %, +50.0 (")
+    assert _parts(experiment, {"0": run("5 2 0")}, {})["longer"] == "50.0 %"
 
 
 def test_the_interval_of_a_word_error_rate_resamples_clips_with_their_words() -> None:
