@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 # One process per core, each with one thread: the models in the tests are small. tests/conftest.py
 # says what stays in one process.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses=4
+TORCHAO_TESTS := tests/integrations/test_torchao.py tests/test_benchmarks.py
 export HF_HUB_OFFLINE ?= 1
 # Silences an advertisement of mkdocs-material.
 export NO_MKDOCS_2_WARNING ?= 1
@@ -36,12 +37,12 @@ debian-data:
 demo: setup  ## Train MiniLM on BBC News, dense and conditional, and compare (the main job)
 	$(BIN)/coda quickstart
 
-# transformers imports torchao wherever it is installed, and that logs; so only tests bring it.
-$(VENV)/.torchao: $(VENV)/.installed
-	$(BIN)/pip install -q --no-deps -c requirements/constraints.txt torchao
-	@touch $@
+# transformers imports torchao wherever it is installed, and that logs warnings: not into the environment.
+$(VENV)/torchao: $(VENV)/.installed
+	$(BIN)/pip install -q --no-deps -c requirements/constraints.txt --target $@ torchao
 
-test: setup $(VENV)/.torchao  ## Run all tests
+test: setup $(VENV)/torchao  ## Run all tests
+	PYTHONPATH=$(VENV)/torchao $(PYTEST) -m torchao $(TORCHAO_TESTS)
 	$(PYTEST) --jaxtyping-packages=$(SHAPE_CHECKED),beartype.beartype -m "not compile" --junitxml=build/tests.xml
 	$(PYTEST) -m compile --junitxml=build/compile.xml
 

@@ -51,12 +51,13 @@ def test_a_benchmark_runs_and_its_report_has_the_committed_form(
     assert report["command"].startswith(f"python -m {module} --rounds {rounds} ")
 
 
+@pytest.mark.torchao
 @pytest.mark.compile  # it exports
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of torchao
 def test_the_accuracy_of_a_classifier_in_8_bits_is_compared_row_by_row(
     tmp_path, monkeypatch
 ) -> None:
-    pytest.importorskip("torchao", reason="make test installs torchao")
+    pytest.importorskip("torchao", reason="make test runs this apart")
     words = ["a", "text", "one", "two", "three"]
     write_bert(tmp_path / "model", word_tokenizer(words, max_length=24), num_layers=1)
     classifier = load_classifier(str(tmp_path / "model"), ["animals", "plants"], max_length=20)

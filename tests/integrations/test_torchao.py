@@ -12,12 +12,15 @@ from tests.contracts.test_architectures import logits_of, make_conditional
 from tests.tiny_models import TINY_MODELS
 
 # torchao 0.18 registers enums in a way that torch 2.13 has since made its own.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.torchao,
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning"),
+]
 
 
 def quantize(model: PreTrainedModel) -> None:
     """Do what docs/export.md shows."""
-    torchao = pytest.importorskip("torchao.quantization", reason="make test installs torchao")
+    torchao = pytest.importorskip("torchao.quantization", reason="make test runs this apart")
     for layer in conditional_layers(model):
         torchao.quantize_(layer, torchao.Int8DynamicActivationInt8WeightConfig())
 
