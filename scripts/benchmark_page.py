@@ -59,6 +59,13 @@ whole pass.
 
 {int8}
 
+## Many adapters on one backbone
+
+MiniLM at r = {many_adapters_factor}; mixed: one call whose rows have different adapters
+([many adapters](many-adapters.md)); switched: one call for each adapter.
+
+{many_adapters}
+
 ## Short inputs
 
 {short_inputs}
@@ -103,6 +110,8 @@ def render(results: Mapping[str, Mapping[str, Any]]) -> str:
         peers=_peers(results["peers"]),
         routing_overhead=_if_measured(results, "routing_overhead", _routing_overhead),
         int8=_if_measured(results, "int8", _int8),
+        many_adapters_factor=f"{results['many_adapters']['reduction_factor']:g}",
+        many_adapters=_many_adapters(results["many_adapters"]),
         short_inputs=_short_inputs(results["short_inputs"]),
         onnx=_onnx(results["onnx"]),
         conformer=_conformer(results["conformer"]),
@@ -268,6 +277,28 @@ def _int8(report: Mapping[str, Any]) -> str:
     part = f", {report['split']}" if report["split"] else ""
     what = f"{report['data']}{part}, {report['rows']} rows, r = {report['reduction_factor']:g}"
     return f"{what}, {describe(report)}\n\n{table(heads, rows)}"
+
+
+def _many_adapters(report: Mapping[str, Any]) -> str:
+    rows = []
+    for adapters, found in report["results"].items():
+        for shape, batch in found["batches"].items():
+            rows.append(
+                (
+                    adapters.removesuffix(" adapters"),
+                    f"{found['megabytes']['all']:.0f}",
+                    shape,
+                    f"{batch['mixed']['milliseconds']['median']:.0f}",
+                    f"{batch['mixed_times_faster_than_one_adapter']:.2f}x",
+                    f"{batch['mixed_times_faster_than_switched']:.2f}x",
+                    f"{found['swap']['replaced']['milliseconds']['median']:.1f}",
+                )
+            )
+    heads = (
+        "adapters", "MB, backbone and all", "rows x tokens", "ms, mixed", "over one adapter",
+        "over switched", "ms to swap one",
+    )  # fmt: skip
+    return f"Random adapters, {describe(report)}\n\n{table(heads, rows)}"
 
 
 def _short_inputs(report: Mapping[str, Any]) -> str:
