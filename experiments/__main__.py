@@ -12,6 +12,7 @@ from conditional_adapters._atomic import replace_text
 from conditional_adapters.cli._console import messages, print_table
 
 from ._config import FOLDER, Experiment, experiment_names, load_experiment, load_pretraining
+from ._jobs import do_all
 from ._pretrain import run_pretraining
 from ._report import render as render_page
 from ._results import is_current, write_run, write_speed
@@ -23,6 +24,7 @@ from ._tune import tune_row
 Workspace = Annotated[Path, typer.Option(help="Folder for checkpoints.")]
 Rows = Annotated[str, typer.Option(help="Only these rows, divided by commas.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Trainings at a time, each in its own process.")]
 WORKSPACE = Path("runs/experiments")
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
@@ -33,37 +35,49 @@ def run(
     names: Annotated[list[str] | None, typer.Argument(help="Experiments; all if none.")] = None,
     rows: Rows = "",
     seeds: Annotated[str, typer.Option(help="Only these seeds, divided by commas.")] = "",
+    jobs: Jobs = 1,
     threads: Threads = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """Run what is missing, and what was made with other settings than today's file has.
 
     Rows are trained seed by seed, so that a first comparison is there early. What was interrupted
-    goes on from its last checkpoint.
+    goes on from its last checkpoint. Trains on a GPU where there is one.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    for name in names or experiment_names():
+    names = names or experiment_names()
+    missing: list[tuple[int, str, str]] = []
+    for name in names:
         experiment = load_experiment(name)
-        wanted = _wanted(experiment, name, rows)
-        for seed in sorted({seed for row in wanted for seed in experiment.row_seeds(row)}):
-            for row in wanted:
-                is_wanted = not seeds or str(seed) in seeds.split(",")
-                if not is_wanted or seed not in experiment.row_seeds(row):
-                    continue
-                if is_current(experiment, name, row, seed):
-                    continue
-                messages.print(f"[bold]{name}: {row}, seed {seed}[/]")
-                result = run_row(experiment, name, row, seed, workspace)
-                write_run(name, row, seed, result | describe_run("experiments", "transformers"))
+        missing += [
+            (seed, name, row)
+            for row in _wanted(experiment, name, rows)
+            for seed in experiment.row_seeds(row)
+            if (not seeds or str(seed) in seeds.split(","))
+            and not is_current(experiment, name, row, seed)
+        ]
+    ordered = sorted(missing, key=lambda job: job[0])  # rows stay in the order of the files
+    do_all(
+        _run_one,
+        [(name, row, seed, workspace) for seed, name, row in ordered],
+        processes=jobs,
+        threads=threads,
+    )
+    for name in names:
         if lines := table(name):
-            print_table(experiment.title, lines)
+            print_table(load_experiment(name).title, lines)
+
+
+def _run_one(name: str, row: str, seed: int, workspace: Path) -> None:
+    messages.print(f"[bold]{name}: {row}, seed {seed}[/]")
+    result = run_row(load_experiment(name), name, row, seed, workspace)
+    write_run(name, row, seed, result | describe_run("experiments", "transformers"))
 
 
 @app.command()
 def tune(
     names: Annotated[list[str], typer.Argument(help="Experiments.")],
     rows: Rows = "",
+    jobs: Jobs = 1,
     threads: Threads = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
@@ -72,13 +86,17 @@ def tune(
     All rows get the same rates (`learning_rates` of the experiment) and one seed. Writes
     experiments/NAME/tuning.json after every training; what is there is not trained again.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    for name in names:
-        experiment = load_experiment(name)
-        for row in _wanted(experiment, name, rows):
-            rate = tune_row(experiment, name, row, workspace)
-            messages.print(f"{name}: {row}, learning rate {rate:g}")
+    wanted = [
+        (name, row, workspace)
+        for name in names
+        for row in _wanted(load_experiment(name), name, rows)
+    ]
+    do_all(_tune_one, wanted, processes=jobs, threads=threads)
+
+
+def _tune_one(name: str, row: str, workspace: Path) -> None:
+    rate = tune_row(load_experiment(name), name, row, workspace)
+    messages.print(f"{name}: {row}, learning rate {rate:g}")
 
 
 @app.command()
@@ -109,7 +127,6 @@ def speed(
     rows: Rows = "",
     rounds: Annotated[int, typer.Option(min=3, help="Measured rounds.")] = 11,
     threads: Threads = None,
-    workspace: Workspace = WORKSPACE,
 ) -> None:
     """Time encoder and training step of rows in turns; wants a machine without other work.
 
@@ -124,9 +141,7 @@ def speed(
         experiment = experiment.model_copy(update={"rows": chosen})
         torch.manual_seed(0)
         described = describe_run("experiments", "transformers")
-        write_speed(
-            name, measure_speed(experiment, workspace, rounds=rounds) | {"measurement": described}
-        )
+        write_speed(name, measure_speed(experiment, rounds=rounds) | {"measurement": described})
         print_table(experiment.title, table(name))
 
 

@@ -1,8 +1,11 @@
 """`results.json`: what each run of an experiment gave, written after every run."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from conditional_adapters._atomic import replace_text
 
@@ -28,14 +31,18 @@ def read_results(name: str) -> dict[str, Any]:
 
 def write_run(name: str, row: str, seed: int, run: Run) -> None:
     """Add one run to the results, whole or not at all; runs of other processes are kept."""
-    results = read_results(name)
-    results["runs"].setdefault(row, {})[str(seed)] = run
-    _write(name, results)
+
+    def add(results: dict[str, Any]) -> None:
+        results["runs"].setdefault(row, {})[str(seed)] = run
+        results["runs"] = {row: results["runs"][row] for row in sorted(results["runs"])}
+
+    update_json(results_path(name), {"runs": {}, "speed": {}}, add)
 
 
 def write_speed(name: str, speed: dict[str, Any]) -> None:
     """Replace the measured speeds."""
-    _write(name, read_results(name) | {"speed": speed})
+    new = {"speed": speed}
+    update_json(results_path(name), {"runs": {}}, lambda results: results.update(new))
 
 
 def is_current(experiment: Experiment, name: str, row: str, seed: int) -> bool:
@@ -44,6 +51,17 @@ def is_current(experiment: Experiment, name: str, row: str, seed: int) -> bool:
     return run is not None and run["settings"] == experiment.digest(row)
 
 
-def _write(name: str, results: dict[str, Any]) -> None:
-    results["runs"] = {row: results["runs"][row] for row in sorted(results["runs"])}
-    replace_text(results_path(name), json.dumps(results, indent=1) + "\n")
+def update_json(
+    path: Path, default: dict[str, Any], change: Callable[[dict[str, Any]], None]
+) -> None:
+    """Change a file of JSON, one process at a time.
+
+    Args:
+        path: The file, replaced as a whole.
+        default: What a file that is not there yet would hold.
+        change: Changes the contents in place.
+    """
+    with FileLock(path.with_suffix(".lock")):
+        stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
+        change(stored)
+        replace_text(path, json.dumps(stored, indent=1) + "\n")

@@ -18,12 +18,13 @@ from ._methods import build_task
 from ._run import count_flops
 
 
-def measure_speed(experiment: Experiment, workspace: Path, *, rounds: int) -> dict[str, Any]:
+def measure_speed(experiment: Experiment, *, rounds: int) -> dict[str, Any]:
     """Measure all rows on the same rows of the training part, the longest texts of it.
+
+    Nothing is trained or pretrained for that: the time depends on shapes, not on weights.
 
     Args:
         experiment: The experiment.
-        workspace: Where pretrainings left what they made.
         rounds: Measured rounds; all rows take turns in each.
 
     Returns:
@@ -34,7 +35,8 @@ def measure_speed(experiment: Experiment, workspace: Path, *, rounds: int) -> di
     labels = experiment.kind.labels_of(rows)
     candidates: dict[str, tuple[Task, Row, float | None]] = {}
     for name, row in experiment.rows.items():
-        task = build_task(experiment, row, labels, workspace)
+        untrained = row.model_copy(update={"init": None, "pretraining": None})
+        task = build_task(experiment, untrained, labels, Path())
         for factor in row.reduction_factors or (None,):
             key = name if factor is None else f"{name}@{factor:g}"
             candidates[key] = (task, row, factor)

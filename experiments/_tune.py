@@ -1,13 +1,11 @@
 """Choose the learning rate of a row on validation rows, from the same few rates for every row."""
 
-import json
 from pathlib import Path
-
-from conditional_adapters._atomic import replace_text
 
 from . import _config
 from ._config import Experiment, read_tuning
 from ._quality import quality_of
+from ._results import update_json
 from ._run import run_row
 
 _SEED = 0
@@ -58,6 +56,9 @@ def _measured(name: str, row_name: str, settings: str) -> dict[str, float]:
 
 
 def _write(name: str, row_name: str, entry: dict[str, object]) -> None:
-    tuning = read_tuning(name) | {row_name: entry}
-    text = json.dumps({row: tuning[row] for row in sorted(tuning)}, indent=1) + "\n"
-    replace_text(_config.FOLDER / name / "tuning.json", text)
+    def add(tuning: dict[str, object]) -> None:
+        tuning[row_name] = entry
+        for row in sorted(tuning):
+            tuning[row] = tuning.pop(row)
+
+    update_json(_config.FOLDER / name / "tuning.json", {}, add)
