@@ -21,6 +21,8 @@ from ._run import count_flops
 def measure_speed(experiment: Experiment, workspace: Path, *, rounds: int) -> dict[str, Any]:
     """Measure all rows on the same rows of the training part, the longest texts of it.
 
+    Operations are counted as for the quality, on the test part.
+
     Args:
         experiment: The experiment.
         workspace: Where pretrainings left what they made.
@@ -30,7 +32,7 @@ def measure_speed(experiment: Experiment, workspace: Path, *, rounds: int) -> di
         For each row (and reduction factor, as `row@r`) the median milliseconds of the encoder and
         of a training step, and how many times faster they are than the baseline's, round by round.
     """
-    rows, _ = load_data(experiment.data, experiment.kind)
+    rows, test_rows = load_data(experiment.data, experiment.kind)
     labels = experiment.kind.labels_of(rows)
     candidates: dict[str, tuple[Task, Row, float | None]] = {}
     for name, row in experiment.rows.items():
@@ -80,7 +82,7 @@ def measure_speed(experiment: Experiment, workspace: Path, *, rounds: int) -> di
     baseline = experiment.baseline
     speeds = {
         name: _summarise("encoder", encoder[name], encoder[baseline])
-        | _flops(*candidates[name], rows)
+        | _flops(*candidates[name], test_rows)
         for name in candidates
     }
     for name in trained:
