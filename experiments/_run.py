@@ -128,8 +128,6 @@ def _count_row(task: Task, rows: "datasets.Dataset", index: int) -> FlopCount:
     return estimate_flops(task.model, inputs=task.collate(_examples(task, rows, [index])))
 
 
-def _examples(
-    task: Task, rows: "datasets.Dataset", indices: Iterable[int]
-) -> list[dict[str, Any]]:
+def _examples(task: Task, rows: "datasets.Dataset", indices: Iterable[int]) -> list[dict[str, Any]]:
     """Encode some rows without their targets."""
     return examples_of(task.encode(rows.select_columns(list(task.inputs)).select(indices)[:]))

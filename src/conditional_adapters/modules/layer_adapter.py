@@ -51,9 +51,7 @@ class LayerAdapter(nn.Module):
         """Whether the layer may process fewer than all tokens."""
         return self.router is not None
 
-    def budget(
-        self, seq: int, context: SequenceContext, ends: tuple[int, int]
-    ) -> Budget | None:
+    def budget(self, seq: int, context: SequenceContext, ends: tuple[int, int]) -> Budget | None:
         """Tell how many tokens of each row the frozen layer may process.
 
         Args:
@@ -124,9 +122,7 @@ class MixedAdapters:
             )
         return modes.pop() if modes else "k_to_k"
 
-    def budget(
-        self, seq: int, context: SequenceContext, ends: tuple[int, int]
-    ) -> Budget | None:
+    def budget(self, seq: int, context: SequenceContext, ends: tuple[int, int]) -> Budget | None:
         """Tell how many tokens of each row the frozen layer may process."""
         factors = list(self.factors.values())
         if not self.is_routed:

@@ -93,9 +93,10 @@ class Distillation(Objective):
     """Come close to the hidden states of the dense model, layer by layer and at the end.
 
     The loss is `layer_weight * mean over layers of e(h_l) + final_weight * e(h_final)` where
-    `e(h) = sum |h - h_dense|^2 / sum |h_dense|^2` over valid tokens. To these belongs the silence
-    in a window of Whisper, which its decoder reads. It needs no labels and no head, and works for every modality. Of encoder-decoder models only the encoder runs: the
-    adapters of the decoder stay at zero, where they change nothing.
+    `e(h) = sum |h - h_dense|^2 / sum |h_dense|^2` over valid tokens, which all tokens of a window
+    of Whisper are: its decoder reads the silence too. It needs no labels and no head, and works for
+    every modality. Of encoder-decoder models only the encoder runs: the adapters of the decoder
+    stay at zero, where they change nothing.
 
     Attributes:
         pad: Makes a batch of encoded rows; by default they are stacked.
