@@ -180,6 +180,7 @@ def test_rows_with_adapters_of_their_own_have_the_floor_as_well() -> None:
             torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=0)
 
 
+@pytest.mark.compile
 def test_tracing_does_not_ask_for_the_floors_and_gives_the_same() -> None:
     encoder, inputs = conditional_whisper().get_encoder(), windows(4, 23)
     del inputs["decoder_input_ids"]
