@@ -55,7 +55,6 @@ class Row(Strict):
     pretraining: str | None = None  # or the model and the adapter that a pretraining left
     num_layers: int | None = None  # keep so many layers of the encoder, evenly
     max_length: int | None = None  # cut texts here instead
-    masks_silence: bool = False  # tell routers where the speech ends, or let them find it
     rank: int = 8  # of LoRA
     training: dict[str, Any] = Field(default_factory=dict)  # differences from the experiment's
     # Evaluate an elastic adapter with each of these.
@@ -77,18 +76,16 @@ class Pretraining(Strict):
     # Training parts whose rows are read without their labels; all rows where no part is for tests.
     data: tuple[Data, ...]
     max_length: int | None = None
-    masks_silence: bool = False  # as in Row
     adapter: dict[str, Any]
     settings: dict[str, Any]  # fields of PretrainingSettings
     layer_weight: float = 1.0  # of Distillation
     final_weight: float = 1.0
-    includes_padding: bool = False
     # Further recordings: several of the others after each other, with pauses, of 2 to 29 seconds.
     joined_rows: int = 0
 
     def values(self) -> dict[str, Any]:
         """Return all that the result depends on."""
-        return _values(self, later=("masks_silence", "includes_padding", "joined_rows"))
+        return _values(self, later=("joined_rows",))
 
 
 class Experiment(Strict):
@@ -142,7 +139,7 @@ class Experiment(Strict):
 
     def digest(self, name: str) -> str:
         """Return a hash of all that a row's result depends on; a changed row runs again."""
-        row = _values(self.rows[name], later=("masks_silence", "pretraining"))
+        row = _values(self.rows[name], later=("pretraining",))
         for presentation in ("title", "seeds", "group", "compare", "training"):
             del row[presentation]
         if row["init"] is not None:

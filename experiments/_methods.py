@@ -1,7 +1,6 @@
 """How each method of a comparison changes a pretrained model before it is trained."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -10,7 +9,6 @@ from conditional_adapters import ConditionalAdapterConfig, attach, count_paramet
 from conditional_adapters._sites import find_sites, head_names
 from conditional_adapters.assets import find_adapter
 from conditional_adapters.checkpoint import attach_pretrained
-from conditional_adapters.tasks.kinds.speech_recognition import SpeechRecogniser
 from conditional_adapters.tasks.task import Task
 
 from ._config import Experiment, Row
@@ -34,8 +32,6 @@ def build_task(experiment: Experiment, row: Row, labels: Sequence[str], workspac
     max_length = row.max_length or experiment.max_length
     name, init = _start(experiment, row, workspace)
     task = experiment.kind.load(name, labels, max_length=max_length)
-    if isinstance(task, SpeechRecogniser):
-        task = replace(task, masks_silence=row.masks_silence)
     if row.num_layers is not None:
         _keep_layers(task, row.num_layers)
     model = task.model

@@ -1,6 +1,5 @@
 """Pretrain a task-agnostic adapter by distillation, as a `pretraining.yaml` says."""
 
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -34,15 +33,13 @@ def run_pretraining(pretraining: Pretraining, output: Path, *, resume: bool) -> 
     rows = _load_rows(pretraining)
     set_seed(settings.seed)
     backbone = load_backbone(pretraining.model, max_length=pretraining.max_length)
-    preprocessor = replace(backbone.preprocessor, masks_silence=pretraining.masks_silence)
     trains_all = settings.trainable == "all"
     teacher = load_backbone(pretraining.model).model.requires_grad_(False) if trains_all else None
     attach(backbone.model, ConditionalAdapterConfig.from_dict(pretraining.adapter))
     objective = Distillation(
-        pad=preprocessor.collate,
+        pad=backbone.preprocessor.collate,
         layer_weight=pretraining.layer_weight,
         final_weight=pretraining.final_weight,
-        includes_padding=pretraining.includes_padding,
         teacher=teacher,
     )
     start = perf_counter()
@@ -52,7 +49,7 @@ def run_pretraining(pretraining: Pretraining, output: Path, *, resume: bool) -> 
         objective=objective,
         output=output,
         settings=settings,
-        encode=preprocessor.encode,
+        encode=backbone.preprocessor.encode,
         resume=resume,
     )
     seconds = perf_counter() - start

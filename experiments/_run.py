@@ -1,26 +1,26 @@
 """Train and evaluate one row of an experiment with one seed."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from conditional_adapters import FlopCount, estimate_flops, set_reduction_factor
-from conditional_adapters.tasks.inference import predict
+from conditional_adapters.tasks._collate import examples_of
+from conditional_adapters.tasks.inference import length_of, predict
 from conditional_adapters.tasks.task import Task
 from conditional_adapters.training import TrainingSettings, finetune
 
 from ._config import Experiment, Row
-from ._data import load_data, timing_batch
+from ._data import load_data
 from ._methods import build_task, count_new_parameters
 from ._quality import quality_of
 from ._results import Run
 
 if TYPE_CHECKING:
     import datasets
-
-_COUNTED_ROWS = 8  # of those whose operations are not all the same
 
 
 def run_row(experiment: Experiment, name: str, row_name: str, seed: int, workspace: Path) -> Run:
@@ -93,17 +93,44 @@ def count_flops(task: Task, rows: "datasets.Dataset") -> FlopCount:
 
     Args:
         task: A task whose model is conditional.
-        rows: With targets.
+        rows: Images or recordings; of texts only the length counts.
 
     Returns:
-        The count for a text of full length, for an image as it is prepared, or for a window of
-        speech. Where routers know the length of the speech, it is the mean of the first rows in one
-        batch.
+        The count for a text of full length, or for an image as it is prepared. Of recordings, whose
+        budgets differ, the mean, each counted alone.
     """
-    model = task.model
-    if model.main_input_name == "input_ids":
-        return estimate_flops(model, batch_size=1, sequence_length=task.max_length)
-    batch = timing_batch(task, rows, min(_COUNTED_ROWS, len(rows)))
-    size = len(batch.pop("labels"))
-    count = estimate_flops(model, inputs=batch)
-    return FlopCount(total=round(count.total / size), dense=round(count.dense / size))
+    if task.model.main_input_name == "input_ids":
+        return estimate_flops(task.model, batch_size=1, sequence_length=task.max_length)
+    if "audio" in task.inputs:
+        return _mean_count(task, rows)
+    return _count_row(task, rows, 0)
+
+
+def _mean_count(task: Task, rows: "datasets.Dataset") -> FlopCount:
+    """Return the mean over recordings; all for which n / r tokens suffice cost the least."""
+    lengths: list[int] = []
+    for start in range(0, len(rows), task.chunk_size):
+        end = min(start + task.chunk_size, len(rows))
+        lengths += map(length_of, _examples(task, rows, range(start, end)))
+    shortest, *others = sorted(range(len(rows)), key=lengths.__getitem__)
+    least = _count_row(task, rows, shortest)
+    totals: list[int] = []
+    for index in reversed(others):
+        total = _count_row(task, rows, index).total
+        if total == least.total:
+            break
+        totals.append(total)
+    total = sum(totals) + (len(rows) - len(totals)) * least.total
+    return FlopCount(total=round(total / len(rows)), dense=least.dense)
+
+
+def _count_row(task: Task, rows: "datasets.Dataset", index: int) -> FlopCount:
+    batch = task.collate(_examples(task, rows, [index]))
+    return estimate_flops(
+        task.model, inputs={name: values.to(task.model.device) for name, values in batch.items()}
+    )
+
+
+def _examples(task: Task, rows: "datasets.Dataset", indices: Iterable[int]) -> list[dict[str, Any]]:
+    """Encode some rows without their targets."""
+    return examples_of(task.encode(rows.select_columns(list(task.inputs)).select(indices)[:]))

@@ -22,6 +22,7 @@ def measure_speed(experiment: Experiment, *, rounds: int) -> dict[str, Any]:
     """Measure all rows on the same rows of the training part, the longest texts of it.
 
     Nothing is trained or pretrained for that: the time depends on shapes, not on weights.
+    Operations are counted as for the quality, on the test part.
 
     Args:
         experiment: The experiment.
@@ -31,7 +32,7 @@ def measure_speed(experiment: Experiment, *, rounds: int) -> dict[str, Any]:
         For each row (and reduction factor, as `row@r`) the median milliseconds of the encoder and
         of a training step, and how many times faster they are than the baseline's, round by round.
     """
-    rows, _ = load_data(experiment.data, experiment.kind)
+    rows, test_rows = load_data(experiment.data, experiment.kind)
     labels = experiment.kind.labels_of(rows)
     candidates: dict[str, tuple[Task, Row, float | None]] = {}
     for name, row in experiment.rows.items():
@@ -82,7 +83,7 @@ def measure_speed(experiment: Experiment, *, rounds: int) -> dict[str, Any]:
     baseline = experiment.baseline
     speeds = {
         name: _summarise("encoder", encoder[name], encoder[baseline])
-        | _flops(*candidates[name], rows)
+        | _flops(*candidates[name], test_rows)
         for name in candidates
     }
     for name in trained:

@@ -18,7 +18,7 @@ CASES = [
     ("bert", "left", "k_to_all"),
     ("t5", "none", "k_to_k"),
     ("vit", "none", "k_to_all"),
-    ("whisper", "right", "k_to_k"),
+    ("whisper", "none", "k_to_k"),
     ("wav2vec2-conformer", "right", "k_to_k"),
 ]
 

@@ -37,8 +37,8 @@ CASES = [
     ("vit", "none", "k_to_all", ALIKE, [None, "b"]),
     ("t5", "left", "k_to_k", DIFFERENT, ["a", "b"]),
     ("t5", "right", "k_to_all", ALIKE, ["b", None]),
-    ("whisper", "right", "k_to_k", DIFFERENT, ["a", "b"]),
-    ("whisper", "right", "k_to_all", ALIKE, ["b", None]),
+    ("whisper", "none", "k_to_k", DIFFERENT, ["a", "b"]),
+    ("whisper", "none", "k_to_all", ALIKE, ["b", None]),
     ("wav2vec2-bert", "right", "k_to_k", ALIKE, ["b", "a"]),
     ("wavlm", "right", "k_to_k", ALIKE, ["b", "a"]),
 ]

@@ -79,7 +79,7 @@ def attach(
     hook_class = ContextHook if spec.passes_context else RelayedContextHook
     scope = RowScope()
     hooks = tuple(
-        hook_class(source, spec.mask_argument, spec.token_mask, scope)
+        hook_class(source, spec.mask_argument, spec.token_mask, spec.mask_role, scope)
         for source in sites.mask_sources
     )
     attachment = Attachment(hooks, trainable=_trainable_names(sites.model), scope=scope)

@@ -1,17 +1,17 @@
-"""Whisper learns from recordings with transcripts, and hears no silence."""
+"""Whisper learns from recordings with transcripts."""
 
 import csv
 import json
 import math
 import random
 import re
-from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 import conditional_adapters as ca
+from conditional_adapters._attachment import conditional_layers
 from conditional_adapters.tasks.data import DataSpec
 from conditional_adapters.tasks.inference import predict
 from conditional_adapters.tasks.kinds import default_task, find_task
@@ -84,13 +84,12 @@ def test_the_loss_is_the_decoders_over_the_transcript(folder) -> None:
         assert task.model(**batch).loss == pytest.approx(float(total / count), rel=1e-5)
 
 
-def test_routers_that_are_told_choose_speech_in_training_and_in_generation(
-    folder,
-) -> None:
-    task, rows = replace(conditional(folder), masks_silence=True), load(folder, limit=5)
+def test_budgets_suffice_for_the_speech_in_training_and_in_generation(folder) -> None:
+    task, rows = conditional(folder), load(folder, limit=5)
     batch = batch_of(task, rows)
     frames = [math.ceil(len_of(path) / 160) for path in paths(rows)]
-    expected = [[math.ceil(math.ceil(n / 2) / 4) for n in frames]] * 2
+    expected = [[max(25, math.ceil(n / 2)) for n in frames]] * 2  # 25 of 100 tokens at r = 4
+    assert max(expected[0]) > 25
     assert batch["attention_mask"].sum(-1).tolist() == frames
     with torch.no_grad(), ca.record_routing(task.model) as routing:
         task.model(**batch)
@@ -99,6 +98,25 @@ def test_routers_that_are_told_choose_speech_in_training_and_in_generation(
         task.infer(batch)
         generated = [decision.is_selected.sum(-1).tolist() for decision in routing.layers]
     assert seen == generated == expected
+
+
+def test_clips_with_much_speech_are_predicted_together(folder) -> None:
+    task, rows = conditional(folder), load(folder, limit=12)
+    tokens = sorted(max(25, math.ceil(len_of(path) / 320)) for path in paths(rows))
+    slots = []
+    layer = conditional_layers(task.model)[0]
+    layer.fc1.register_forward_pre_hook(lambda module, args: slots.append(args[0].shape[1]))
+    expected = [task.infer(unlabelled(task, rows.select([row])))[0].strip() for row in range(12)]
+    slots.clear()
+    predictions = predict(task, rows, batch_size=4)
+    assert [prediction["text"] for prediction in predictions] == expected
+    assert slots == [tokens[3], tokens[7], tokens[11]]
+
+
+def unlabelled(task, rows):
+    batch = batch_of(task, rows)
+    del batch["labels"]
+    return batch
 
 
 def paths(rows):
@@ -214,19 +232,20 @@ def test_the_packaged_whisper_hears_the_packaged_prompts(needs) -> None:
 
 @pytest.mark.slow
 def test_routers_of_the_packaged_whisper_start_at_the_speech(needs) -> None:
-    """Without a mask a quarter of the window has to hold all of a short clip."""
+    """A quarter of the window holds all of a short clip, if the routers find it."""
     for asset in ("whisper", "prompts/recordings", "prompts/transcripts"):
         needs(asset)
     rows = load_task_rows(KIND, DataSpec(source="packaged:prompts"))
-    task = replace(KIND.load("packaged:whisper", ()), masks_silence=True)
+    task = KIND.load("packaged:whisper", ())
     model = ca.attach(task.model, ca.ConditionalAdapterConfig(adapt_decoder=False))
     encoded = task.encode(rows[100:108])
     features = torch.stack(encoded["input_features"])
-    lengths = torch.stack(encoded["attention_mask"])[:, ::2].sum(-1)
+    mask = torch.stack(encoded["attention_mask"])
+    lengths = mask[:, ::2].sum(-1)
     assert lengths.max() < 375
-    start_routers(model, [{"input_features": features[:4]}])
+    start_routers(model, [{"input_features": features[:4], "attention_mask": mask[:4]}])
     with ca.record_routing(model) as routing, torch.no_grad():
-        model.model.encoder(features[4:])
+        model.model.encoder(features[4:], attention_mask=mask[4:])
     for decision in routing.layers:
         assert decision.selected_indices.shape[1] == 375
         heard = (decision.selected_indices < lengths[4:, None]).sum(-1)

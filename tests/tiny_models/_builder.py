@@ -62,8 +62,6 @@ class TinyModel:
         is_padding_invariant: Whether a row's result depends on that row alone in the dense model.
         first_position: The first position id, for families that number positions from the left
             end of the padded row unless they are told the ids.
-        reads_mask_when_dense: Whether the dense encoder hides padding; if not, conditional layers
-            know more than it does.
         is_causal: Tokens attend to earlier ones only.
         has_flat_masks: Layers take masks `[batch, seq]`.
         extra_rows: Further numbers of rows that linear maps of a layer see, such as those of a
@@ -86,7 +84,6 @@ class TinyModel:
     has_k_to_all: bool = True
     is_padding_invariant: bool = True
     first_position: int | None = None
-    reads_mask_when_dense: bool = True
     is_causal: bool = False
     has_flat_masks: bool = False
     extra_rows: tuple[int, ...] = ()

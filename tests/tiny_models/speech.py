@@ -2,7 +2,6 @@
 
 import torch
 import transformers as hf
-from torch import Tensor
 
 from ._builder import HEADS, HIDDEN, LAYERS, VOCABULARY, Inputs, TinyModel, builder
 
@@ -33,32 +32,9 @@ def whisper_inputs() -> Inputs:
     }
 
 
-def pad_frames(inputs: Inputs, side: str) -> Inputs:
-    """Declare the last 17 frames of the second window silence; 12 tokens are left."""
-    mask = torch.ones(2, 40, dtype=torch.int64)
-    mask[1, 23:] = 0
-    return inputs | {"attention_mask": mask}
-
-
-def whisper_tokens(model: hf.PreTrainedModel, inputs: Inputs, seq: int) -> Tensor:
-    if "attention_mask" not in inputs:
-        return torch.ones(2, seq, dtype=torch.bool)
-    lengths = (inputs["attention_mask"].sum(-1) + 1) // 2
-    return torch.arange(seq) < lengths[:, None]
-
-
-WINDOWS = "a window of Whisper has one length"
 SPEECH_MODELS = {
+    # Windows have one length: the mask of the speech is no padding mask (test_whisper_lengths.py).
     "whisper": TinyModel(
-        builder(hf.WhisperForConditionalGeneration, hf.WhisperConfig, **WHISPER),
-        whisper_inputs,
-        paddings=("none", "right"),
-        pad=pad_frames,
-        valid=whisper_tokens,
-        reads_mask_when_dense=False,
-        skips={
-            "test_a_sequence_gets_the_same_answer_alone_and_in_a_padded_batch": WINDOWS,
-            "test_rows_of_padding_and_single_tokens_stay_finite": WINDOWS,
-        },
+        builder(hf.WhisperForConditionalGeneration, hf.WhisperConfig, **WHISPER), whisper_inputs
     ),
 }

@@ -13,6 +13,7 @@ from ..modules import (
     ConditionalLayer,
     DynamicSubclass,
     LayerPlan,
+    MaskRole,
     RoutedAttention,
     TokenAxis,
 )
@@ -38,6 +39,8 @@ class ArchitectureSpec:
         token_mask: `token_mask(mask, inputs)` turns a mask in other units (samples, frames of a
             spectrogram) into one over tokens, given the encoder's first argument; None from it
             means that nothing is known.
+        mask_role: "padding" if the other tokens are none, or "floor" if the dense layers attend to
+            them as to all: each row's budget is then at least the number of its tokens in the mask.
         decoder_layers: Path of the decoder's list of layers; None if the family has no decoder.
         input_norm: The norm at the entry of a layer, relative to the layer, that also feeds router
             and adapter; None for post-norm layers, whose input is normalised already. A function
@@ -69,6 +72,7 @@ class ArchitectureSpec:
     mask_argument: str = "attention_mask"
     mask_source: str | None = None
     token_mask: Callable[[Tensor, Tensor], Tensor | None] | None = None
+    mask_role: MaskRole = "padding"
     decoder_layers: str | None = None
     input_norm: str | Callable[[PretrainedConfig], str | None] | None = None
     gathered: Mapping[str, TokenAxis] = field(default_factory=dict)

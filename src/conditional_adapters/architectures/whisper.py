@@ -1,9 +1,9 @@
 """Whisper: a pre-norm encoder over windows of 1500 tokens, positions in the embeddings.
 
-A window of 30 seconds is mostly silence if the clip is short. The dense encoder cannot tell, and
-attends to all of it. With the feature extractor's attention mask (`return_attention_mask=True`)
-routed layers do know: k follows the speech, and tokens of silence are neither chosen nor attended
-to (docs/decisions/0005). Without a mask every window counts as full.
+A window of 30 seconds is mostly silence if the clip is short. The dense encoder attends to all of
+it, and so may routed layers. The feature extractor's attention mask (`return_attention_mask=True`)
+is no padding mask here but a floor: the budget of a row is n / r tokens, or as many as it has of
+speech if that is more (docs/decisions/0005). Without a mask it is n / r.
 """
 
 from torch import Tensor
@@ -30,6 +30,7 @@ WHISPER = register_architecture(
         encoder="encoder",
         mask_source="",  # the whole model keeps the mask to itself
         token_mask=_frames_to_tokens,
+        mask_role="floor",
         decoder_layers="decoder.layers",
         input_norm="self_attn_layer_norm",
         gathered={"attention_mask": TokenAxis.PADDING_MASK},

@@ -205,11 +205,7 @@ def _build_objective(name: str, backbone: Backbone, teacher_name: str | None) ->
     if teacher is not None:
         teacher.requires_grad_(False)
     if name == "distillation":
-        return Distillation(
-            pad=preprocessor.collate,
-            includes_padding=preprocessor.modality == "audio",
-            teacher=teacher,
-        )
+        return Distillation(pad=preprocessor.collate, teacher=teacher)
     config: Any = backbone.model.config
     return MaskedPatches(
         patch_size=getattr(config, "vision_config", config).patch_size,

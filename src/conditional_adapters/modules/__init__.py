@@ -17,5 +17,6 @@ from .router import Router as Router
 from .router import RoutingDecision as RoutingDecision
 from .rows import AdapterRows as AdapterRows
 from .rows import RowScope as RowScope
+from .sequence import MaskRole as MaskRole
 from .sequence import SequenceContext as SequenceContext
 from .switchable import SwitchableModule as SwitchableModule

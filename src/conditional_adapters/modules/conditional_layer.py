@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..ops import add_weighted_update_, gather_tokens
 from ._subclass import DynamicSubclass
-from .arguments import MASKS, TokenAxis, TokenSelection, gather_arguments
+from .arguments import TokenAxis, TokenSelection, gather_arguments
 from .attention import ROUTED_ARGUMENT, RoutedAttention, RoutedTokens
 from .layer_adapter import AttentionMode, LayerAdapter, MixedAdapters
 from .router import Budget, RoutingDecision
@@ -109,13 +109,8 @@ class ConditionalLayer(DynamicSubclass):
         if parts.is_routed and not self._coda_is_small(hidden_states):
             if context is None:
                 context = sequence_context(arguments.get("attention_mask"))
-            masks = [arguments.get(name) for name, axis in plan.gathered.items() if axis in MASKS]
-            budget = parts.budget(
-                hidden_states.shape[1],
-                context,
-                (plan.num_prefix_tokens, plan.num_suffix_tokens),
-                hides_padding=any(mask is not None for mask in masks),
-            )
+            ends = plan.num_prefix_tokens, plan.num_suffix_tokens
+            budget = parts.budget(hidden_states.shape[1], context, ends)
         if context is None or budget is None:
             output = super().forward(hidden_states, **arguments)
             return _with_states(output, parts.adapt(normalised, layer_states(output)))

@@ -51,16 +51,13 @@ class LayerAdapter(nn.Module):
         """Whether the layer may process fewer than all tokens."""
         return self.router is not None
 
-    def budget(
-        self, seq: int, context: SequenceContext, ends: tuple[int, int], *, hides_padding: bool
-    ) -> Budget | None:
+    def budget(self, seq: int, context: SequenceContext, ends: tuple[int, int]) -> Budget | None:
         """Tell how many tokens of each row the frozen layer may process.
 
         Args:
             seq: The padded length.
-            context: The lengths of the rows.
+            context: The lengths of the rows, or their least budgets.
             ends: How many tokens are always routed at the start and at the end of a row.
-            hides_padding: Whether the dense layer was given a mask.
 
         Returns:
             The budget; None if it processes all tokens of all rows.
@@ -125,9 +122,7 @@ class MixedAdapters:
             )
         return modes.pop() if modes else "k_to_k"
 
-    def budget(
-        self, seq: int, context: SequenceContext, ends: tuple[int, int], *, hides_padding: bool
-    ) -> Budget | None:
+    def budget(self, seq: int, context: SequenceContext, ends: tuple[int, int]) -> Budget | None:
         """Tell how many tokens of each row the frozen layer may process."""
         factors = list(self.factors.values())
         if not self.is_routed:
@@ -135,21 +130,20 @@ class MixedAdapters:
         if len(set(factors)) == 1:
             return _budget(seq, factors[0], context, ends)
         device, minimum = self.rows.places.device, max(sum(ends), 1)
-        per_row = torch.tensor(factors, dtype=torch.float64, device=device)[self.rows.places]
-        lengths, token_mask, longest = context.lengths, context.token_mask, context.longest
-        if token_mask is None or lengths is None:
-            shape = (len(self.rows.places), seq)
-            token_mask = torch.ones(shape, dtype=torch.bool, device=device)
-            lengths = token_mask.sum(-1)
-        elif not hides_padding and 1 in factors:
-            # Without a mask a dense layer takes padding for tokens.
-            token_mask = token_mask | (per_row == 1).unsqueeze(-1)
-            lengths, longest = token_mask.sum(-1), seq
+        factor_of_row = torch.tensor(factors, dtype=torch.float64, device=device)[self.rows.places]
+        lengths = context.lengths
+        if lengths is None:
+            lengths = torch.full((len(self.rows.places),), seq, device=device)
+        # A bound: the longest row need not be the one with the smallest factor.
+        top_k = _slots(context.longest, min(factors), minimum, seq)
+        per_row = token_budget(lengths, factor_of_row, minimum=minimum)
+        if context.floors is not None:
+            top_k = _floored_slots(top_k, context, seq)
+            per_row = torch.maximum(per_row, context.floors)
         return Budget(
-            # A bound: the longest row need not be the one with the smallest factor.
-            top_k=_slots(seq if longest is None else longest, min(factors), minimum, seq),
-            per_row=token_budget(lengths, per_row, minimum=minimum),
-            token_mask=token_mask,
+            top_k=top_k,
+            per_row=per_row,
+            token_mask=context.token_mask,
             num_prefix_tokens=ends[0],
             num_suffix_tokens=ends[1],
         )
@@ -213,14 +207,19 @@ class MixedAdapters:
 
 
 def _budget(seq: int, factor: float, context: SequenceContext, ends: tuple[int, int]) -> Budget:
-    """Turn lengths into slots: k from the longest row, fewer for shorter ones."""
+    """Turn lengths or floors into slots: as many as one row needs, fewer for those below it."""
     minimum = max(sum(ends), 1)
-    top_k = _slots(seq if context.longest is None else context.longest, factor, minimum, seq)
+    top_k = _slots(context.longest, factor, minimum, seq)
     per_row = None
     if context.lengths is not None:
         shortest = context.shortest
         if shortest is None or token_budget(shortest, factor, minimum=minimum) < top_k:
             per_row = token_budget(context.lengths, factor, minimum=minimum)
+    elif context.floors is not None:
+        least, top_k = top_k, _floored_slots(top_k, context, seq)
+        lowest = context.lowest_floor
+        if lowest is None or max(least, lowest) < top_k:
+            per_row = context.floors.clamp_min(least)
     return Budget(
         top_k=top_k,
         per_row=per_row,
@@ -230,7 +229,14 @@ def _budget(seq: int, factor: float, context: SequenceContext, ends: tuple[int, 
     )
 
 
-def _slots(longest: int, factor: float, minimum: int, seq: int) -> int:
-    slots = clamp_size(token_budget(longest, factor, minimum=minimum), 1, seq)
+def _slots(longest: int | None, factor: float, minimum: int, seq: int) -> int:
+    """Return the slots of the longest row; of a full one where no length is known."""
+    length = seq if longest is None else longest
+    slots = clamp_size(token_budget(length, factor, minimum=minimum), 1, seq)
     # A single slot is a number even while tracing: attention asks whether there are several.
     return 1 if slots == 1 else slots
+
+
+def _floored_slots(slots: int, context: SequenceContext, seq: int) -> int:
+    """Return the slots of the row with the highest floor; all while tracing hides which it is."""
+    return seq if context.highest_floor is None else max(slots, context.highest_floor)

@@ -36,7 +36,7 @@ class Budget:
 
     top_k: int  # slots per row
     per_row: Int[Tensor, " batch"] | None = None  # slots each row uses; None = all
-    token_mask: Bool[Tensor, "batch seq"] | None = None
+    token_mask: Bool[Tensor, "batch seq"] | None = None  # None = no padding
     num_prefix_tokens: int = 0  # always selected, inside the budget
     num_suffix_tokens: int = 0  # the same, the last tokens of each row
 
@@ -111,12 +111,12 @@ class Router(nn.Module):
 
     def decide(self, router_logits: Float[Tensor, "batch seq"], budget: Budget) -> RoutingDecision:
         """Decide for a batch whose scores are known."""
-        if budget.token_mask is None:
-            return self._decide_unpadded(router_logits, budget)
-        return self._decide_padded(router_logits, budget)
+        if budget.token_mask is None and budget.per_row is None:
+            return self._decide_alike(router_logits, budget)
+        return self._decide_by_row(router_logits, budget)
 
-    def _decide_unpadded(self, router_logits: Tensor, budget: Budget) -> RoutingDecision:
-        """Decide where prefix and suffix stand at the ends of every row, without any mask."""
+    def _decide_alike(self, router_logits: Tensor, budget: Budget) -> RoutingDecision:
+        """Decide where all rows are full and have one budget, without any mask."""
         batch, seq = router_logits.shape
         first = min(budget.num_prefix_tokens, budget.top_k)
         last = min(budget.num_suffix_tokens, budget.top_k - first)
@@ -141,18 +141,20 @@ class Router(nn.Module):
         chosen, _ = select_tokens(router_logits, top_k=top_k)
         return chosen, self._weigh(router_logits, chosen, top_k=top_k)
 
-    def _decide_padded(self, router_logits: Tensor, budget: Budget) -> RoutingDecision:
-        """Decide where padding, and with it the prefix tokens, may stand anywhere."""
-        assert budget.token_mask is not None, "the unpadded case is decided elsewhere"
-        always = prefix_mask(budget.num_prefix_tokens, budget.token_mask)
+    def _decide_by_row(self, router_logits: Tensor, budget: Budget) -> RoutingDecision:
+        """Decide where budgets differ, or padding, and with it the prefix, may stand anywhere."""
+        token_mask = budget.token_mask
+        if token_mask is None:
+            token_mask = torch.ones_like(router_logits, dtype=torch.bool)
+        always = prefix_mask(budget.num_prefix_tokens, token_mask)
         if budget.num_suffix_tokens:
-            backwards = prefix_mask(budget.num_suffix_tokens, budget.token_mask.flip(-1))
+            backwards = prefix_mask(budget.num_suffix_tokens, token_mask.flip(-1))
             always = always | backwards.flip(-1)
         indices, is_selected = select_tokens(
             router_logits,
             top_k=budget.top_k,
             budgets=budget.per_row,
-            token_mask=budget.token_mask,
+            token_mask=token_mask,
             always=always,
         )
         per_row = budget.top_k if budget.per_row is None else budget.per_row
@@ -161,7 +163,7 @@ class Router(nn.Module):
             indices,
             top_k=per_row - always.sum(-1),
             max_top_k=budget.top_k,
-            token_mask=budget.token_mask & ~always,
+            token_mask=token_mask & ~always,
         )
         weights = torch.where(always.gather(-1, indices), 1.0, weights) * is_selected
         return RoutingDecision(indices, weights, is_selected, router_logits)

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable
 from inspect import signature
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool, Int, Shaped
@@ -14,13 +14,15 @@ from ..errors import AttachmentError
 from .rows import RowScope
 
 TokenMask: TypeAlias = Callable[[Tensor, Tensor], Tensor | None]
+# What the tokens of a mask are: all that a row has, or those for which its budget has to suffice.
+MaskRole = Literal["padding", "floor"]
 
 # The keyword argument that carries a `SequenceContext` through a model's own forward functions.
 CONTEXT_ARGUMENT = "coda_context"
 
 
 class SequenceContext(NamedTuple):
-    """Valid tokens of a batch, computed once per forward pass and shared by all layers.
+    """Lengths or least budgets of a batch, read once per forward pass and shared by all layers.
 
     A named tuple, not a dataclass, because the tools that move arguments between devices know it.
     """
@@ -31,43 +33,56 @@ class SequenceContext(NamedTuple):
     longest: int | None = None
     is_padding_only: bool = True  # attention masks say nothing beyond `token_mask`
     reduction_factor: float | None = None  # overrides the layers' own (elastic training)
+    floors: Int[Tensor, " batch"] | None = None  # a row's least budget at any r, padding or not
+    lowest_floor: int | None = None  # the extremes of `floors`, if known on the host
+    highest_floor: int | None = None
 
 
 def sequence_context(
-    attention_mask: Shaped[Tensor, "..."] | None, *, reduction_factor: float | None = None
+    attention_mask: Shaped[Tensor, "..."] | None,
+    *,
+    role: MaskRole = "padding",
+    reduction_factor: float | None = None,
 ) -> SequenceContext:
-    """Read the lengths off an attention mask.
+    """Read lengths, or the floors of budgets, off an attention mask.
 
     This is the only place that asks the device for numbers (one transfer per forward pass), because
-    tensor shapes depend on the longest row. While tracing it does not ask, and layers take the
-    padded length instead: same results, with more unused slots.
+    tensor shapes depend on the row that needs most. While tracing it does not ask, and layers take
+    the padded length instead: same results, with more unused slots.
 
     Args:
         attention_mask: As users pass it to a model: `[batch, seq]`, non-zero for real tokens, or
             `[batch, heads, query, seq]`, boolean (True = attend) or additive (0 = attend). In the
             second form a token is valid if any query attends to it.
+        role: Whether other tokens are padding, or tokens like all, and the mask is a floor: a row's
+            budget is at least the number of its tokens in the mask.
         reduction_factor: Overrides the layers' own factor.
 
     Returns:
-        The context. A mask without padding gives no mask.
+        The context. A padding mask without padding gives no mask, and a floor never does.
     """
     if attention_mask is None:
         return SequenceContext(reduction_factor=reduction_factor)
     is_padding_only = attention_mask.dim() == 2
     token_mask = attention_mask.bool() if is_padding_only else _attended(attention_mask)
     lengths = token_mask.sum(-1)
-    context = SequenceContext(
-        token_mask,
-        lengths,
-        is_padding_only=is_padding_only,
-        reduction_factor=reduction_factor,
-    )
-    if torch.compiler.is_compiling():
-        return context
-    shortest, longest = torch.stack([lengths.min(), lengths.max()]).tolist()
+    shortest, longest = _extremes(lengths)
+    context = SequenceContext(is_padding_only=is_padding_only, reduction_factor=reduction_factor)
+    if role == "floor":
+        return context._replace(floors=lengths, lowest_floor=shortest, highest_floor=longest)
     if shortest == token_mask.shape[1]:
-        return context._replace(token_mask=None, lengths=None)
-    return context._replace(shortest=shortest, longest=longest)
+        return context
+    return context._replace(
+        token_mask=token_mask, lengths=lengths, shortest=shortest, longest=longest
+    )
+
+
+def _extremes(lengths: Int[Tensor, " batch"]) -> tuple[int, int] | tuple[None, None]:
+    """Ask the device for the least and the greatest number; while tracing nothing is known."""
+    if torch.compiler.is_compiling():
+        return None, None
+    shortest, longest = torch.stack([lengths.min(), lengths.max()]).tolist()
+    return shortest, longest
 
 
 def _attended(mask: Tensor) -> Tensor:
@@ -88,6 +103,7 @@ class ContextHook:
         token_mask: `token_mask(mask, inputs)` turns a mask in other units (samples, frames of a
             spectrogram) into one over tokens, given the encoder's first argument; None from it
             means that nothing is known.
+        mask_role: What the mask over tokens says, see `sequence_context`.
         scope: Tells whether rows have adapters of their own, while none is active.
     """
 
@@ -96,12 +112,13 @@ class ContextHook:
         encoder: nn.Module,
         mask_argument: str = "attention_mask",
         token_mask: TokenMask | None = None,
+        mask_role: MaskRole = "padding",
         scope: RowScope | None = None,
     ) -> None:
         names = tuple(signature(encoder.forward).parameters)
         self.input_argument, self.mask_argument = names[0], mask_argument
         self.mask_position = names.index(mask_argument) if mask_argument in names else None
-        self.token_mask = token_mask
+        self.token_mask, self.mask_role = token_mask, mask_role
         self.is_active = False
         self.elastic_factors: tuple[float, ...] = ()
         self.scope = RowScope() if scope is None else scope
@@ -139,7 +156,7 @@ class ContextHook:
         factor = None
         if encoder.training and self.elastic_factors and self.scope.rows is None:
             factor = self.elastic_factors[int(torch.randint(len(self.elastic_factors), ()))]
-        context = sequence_context(mask, reduction_factor=factor)
+        context = sequence_context(mask, role=self.mask_role, reduction_factor=factor)
         return args, {**kwargs, CONTEXT_ARGUMENT: context}
 
 
@@ -156,9 +173,10 @@ class RelayedContextHook(ContextHook):
         encoder: nn.Module,
         mask_argument: str = "attention_mask",
         token_mask: TokenMask | None = None,
+        mask_role: MaskRole = "padding",
         scope: RowScope | None = None,
     ) -> None:
-        super().__init__(encoder, mask_argument, token_mask, scope)
+        super().__init__(encoder, mask_argument, token_mask, mask_role, scope)
         self.current = _ThreadContext()
 
     def register(

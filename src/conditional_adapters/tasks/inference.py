@@ -107,7 +107,8 @@ def batches_by_length(
     """
     unpacked = examples_of(examples)
     order = sorted(range(len(unpacked)), key=lambda index: length_of(unpacked[index]))
-    # Images and spectrograms are all of one size, whatever part of them is speech.
+    # Images and windows of speech are all of one size. Their order still matters: a batch has the
+    # slots that its longest speech needs, so windows with much of it had better be together.
     sizes = [len(example.get("input_ids", (0,))) for example in unpacked]
     limit = batch_size * max(sizes, default=1)
     for first, end in pairwise(_boundaries([sizes[index] for index in order], limit)):

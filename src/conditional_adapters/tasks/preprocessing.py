@@ -20,13 +20,11 @@ class Preprocessor:
         processor: The tokenizer, image processor, or Whisper's processor.
         modality: "text", "image" or "audio".
         max_length: Tokens per text; longer texts are cut there. None for images and speech.
-        masks_silence: Whether speech comes with a mask of its length (docs/decisions/0005).
     """
 
     processor: Any
     modality: Modality
     max_length: int | None
-    masks_silence: bool = False
 
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         """Turn columns of rows into columns of model input.
@@ -35,7 +33,8 @@ class Preprocessor:
             rows: A column `text`, `image` or `audio`, and `label` if there are labels.
 
         Returns:
-            The columns the model takes, unpadded, with `labels` if there are labels.
+            The columns the model takes, unpadded, with `labels` if there are labels. Windows of
+            speech come with an `attention_mask` over their frames, 1 up to where the speech ends.
 
         Raises:
             DataError: If a recording is damaged or longer than the window of the model.
@@ -87,8 +86,7 @@ class Preprocessor:
         features = extractor(
             recordings,
             sampling_rate=extractor.sampling_rate,
-            return_attention_mask=self.masks_silence,
+            return_attention_mask=True,
             return_tensors="pt",
         )
-        names = ("input_features", *(("attention_mask",) if self.masks_silence else ()))
-        return {name: list(features[name]) for name in names}
+        return {name: list(features[name]) for name in ("input_features", "attention_mask")}

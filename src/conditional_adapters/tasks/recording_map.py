@@ -1,7 +1,6 @@
 """Recordings with their transcripts and routing, ready to be drawn."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -68,12 +67,11 @@ def _route(
 ) -> RoutedRow:
     model = recogniser.model
     batch = recogniser.collate(examples_of(recogniser.encode({"audio": [recording]})))
-    told = replace(recogniser, masks_silence=True).encode({"audio": [recording]})
     inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
     dense, _ = _hear(recogniser, inputs, 1)
     config: Any = model.config
     frames_per_token = batch["input_features"].shape[-1] // config.max_source_positions
-    num_tokens = -(-int(told["attention_mask"][0].sum()) // frames_per_token)
+    num_tokens = -(-int(batch["attention_mask"].sum()) // frames_per_token)
     pixels = _spectrogram(batch["input_features"][0, :, : num_tokens * frames_per_token])
     extractor = recogniser.processor.feature_extractor
     seconds = num_tokens * frames_per_token * extractor.hop_length / extractor.sampling_rate

@@ -93,16 +93,15 @@ class Distillation(Objective):
     """Come close to the hidden states of the dense model, layer by layer and at the end.
 
     The loss is `layer_weight * mean over layers of e(h_l) + final_weight * e(h_final)` where
-    `e(h) = sum |h - h_dense|^2 / sum |h_dense|^2` over valid tokens. It needs no labels and no
-    head, and works for every modality. Of encoder-decoder models only the encoder runs: the
-    adapters of the decoder stay at zero, where they change nothing.
+    `e(h) = sum |h - h_dense|^2 / sum |h_dense|^2` over valid tokens, which all tokens of a window
+    of Whisper are: its decoder reads the silence too. It needs no labels and no head, and works for
+    every modality. Of encoder-decoder models only the encoder runs: the adapters of the decoder
+    stay at zero, where they change nothing.
 
     Attributes:
         pad: Makes a batch of encoded rows; by default they are stacked.
         layer_weight: Weight of the states after each layer, >= 0.
         final_weight: Weight of the encoder's output, after its last norm, >= 0.
-        includes_padding: Whether tokens behind the mask count as well: Whisper's decoder reads what
-            the encoder writes into the silence after the speech.
         teacher: The dense model; None means the model itself without its adapter.
 
     Raises:
@@ -115,7 +114,6 @@ class Distillation(Objective):
     pad: Pad = default_data_collator
     layer_weight: float = 1.0
     final_weight: float = 1.0
-    includes_padding: bool = False
     teacher: PreTrainedModel | None = None
 
     def __post_init__(self) -> None:
@@ -140,7 +138,7 @@ class Distillation(Objective):
         targets, final_target = _dense_states(model, self.teacher, batch)
         with record_routing(model) as routing:
             states, final_state = encoder_states(model, batch)
-        mask = None if self.includes_padding else routing.token_mask
+        mask = routing.token_mask
         pairs = zip(states[1:], targets[1:], strict=True)  # the first are the embeddings
         errors = torch.stack([relative_error(*pair, mask) for pair in pairs])
         layers, final = errors.mean(), relative_error(final_state, final_target, mask)

@@ -1,7 +1,8 @@
 """Speech recognition with Whisper: recordings in, transcripts out.
 
-The encoder is conditional, the decoder gets adapters, and the loss is the decoder's. The routers
-find the speech in the window; they can be told where it ends instead (docs/decisions/0005).
+The encoder is conditional, the decoder gets adapters, and the loss is the decoder's. A mask tells
+how much of a window is speech, and the budget of the routers suffices for that
+(docs/decisions/0005).
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,8 +39,6 @@ class SpeechRecogniser(TaskDefaults):
         model: A Whisper model with its decoder.
         processor: Its feature extractor and tokenizer.
         max_length: Tokens of a transcript at most, with the special ones.
-        masks_silence: Whether the model is told where the speech ends; if not, the whole window
-            counts as speech and the routers have to find it.
         name: As in `Task`, like all that follow.
         inputs: What the model reads.
         labels: Nothing is classified.
@@ -50,7 +49,6 @@ class SpeechRecogniser(TaskDefaults):
     model: PreTrainedModel
     processor: Any
     max_length: int
-    masks_silence: bool = False
 
     name = NAME
     inputs = ("audio",)
@@ -61,7 +59,7 @@ class SpeechRecogniser(TaskDefaults):
     @property
     def preprocessor(self) -> Preprocessor:
         """What turns recordings into the model's input."""
-        return Preprocessor(self.processor, "audio", None, masks_silence=self.masks_silence)
+        return Preprocessor(self.processor, "audio", None)
 
     def encode(self, rows: Columns) -> dict[str, list[Any]]:
         """Turn recordings into windows of features, and transcripts into tokens."""
