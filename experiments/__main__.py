@@ -12,14 +12,12 @@ from conditional_adapters._atomic import replace_text
 from conditional_adapters.cli._console import messages, print_table
 
 from ._config import FOLDER, Experiment, experiment_names, load_experiment, load_pretraining
-from ._jobs import do_all
+from ._jobs import do_all, run_one, tune_one
 from ._pretrain import run_pretraining
 from ._report import render as render_page
-from ._results import is_current, write_run, write_speed
-from ._run import run_row
+from ._results import is_current, write_speed
 from ._speed import measure_speed
 from ._tables import table
-from ._tune import tune_row
 
 Workspace = Annotated[Path, typer.Option(help="Folder for checkpoints.")]
 Rows = Annotated[str, typer.Option(help="Only these rows, divided by commas.")]
@@ -57,7 +55,7 @@ def run(
         ]
     ordered = sorted(missing, key=lambda job: job[0])  # rows stay in the order of the files
     do_all(
-        _run_one,
+        run_one,
         [(name, row, seed, workspace) for seed, name, row in ordered],
         processes=jobs,
         threads=threads,
@@ -65,12 +63,6 @@ def run(
     for name in names:
         if lines := table(name):
             print_table(load_experiment(name).title, lines)
-
-
-def _run_one(name: str, row: str, seed: int, workspace: Path) -> None:
-    messages.print(f"[bold]{name}: {row}, seed {seed}[/]")
-    result = run_row(load_experiment(name), name, row, seed, workspace)
-    write_run(name, row, seed, result | describe_run("experiments", "transformers"))
 
 
 @app.command()
@@ -91,12 +83,7 @@ def tune(
         for name in names
         for row in _wanted(load_experiment(name), name, rows)
     ]
-    do_all(_tune_one, wanted, processes=jobs, threads=threads)
-
-
-def _tune_one(name: str, row: str, workspace: Path) -> None:
-    rate = tune_row(load_experiment(name), name, row, workspace)
-    messages.print(f"{name}: {row}, learning rate {rate:g}")
+    do_all(tune_one, wanted, processes=jobs, threads=threads)
 
 
 @app.command()

@@ -1,14 +1,34 @@
-"""Do several pieces of work at a time, each in a process of its own."""
+"""Train several rows at a time, each in a process of its own."""
 
 import multiprocessing
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks._report import describe_run
 from conditional_adapters.cli._console import messages
+
+from ._config import load_experiment
+from ._results import write_run
+from ._run import run_row
+from ._tune import tune_row
+
+
+def run_one(name: str, row: str, seed: int, workspace: Path) -> None:
+    """Train and evaluate a row with one seed, and write the result; see `run_row`."""
+    messages.print(f"[bold]{name}: {row}, seed {seed}[/]")
+    result = run_row(load_experiment(name), name, row, seed, workspace)
+    write_run(name, row, seed, result | describe_run("experiments", "transformers"))
+
+
+def tune_one(name: str, row: str, workspace: Path) -> None:
+    """Choose the learning rate of a row; see `tune_row`."""
+    rate = tune_row(load_experiment(name), name, row, workspace)
+    messages.print(f"{name}: {row}, learning rate {rate:g}")
 
 
 def do_all(

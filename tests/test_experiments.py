@@ -2,6 +2,7 @@
 
 import json
 import random
+from operator import methodcaller
 
 import numpy as np
 import pytest
@@ -10,12 +11,12 @@ import yaml
 from typer.testing import CliRunner
 
 from experiments import __main__ as command
-from experiments import _config
+from experiments import _config, _jobs
 from experiments._config import load_experiment
 from experiments._methods import build_task
 from experiments._quality import ACCURACY, Outcomes
 from experiments._report import render
-from experiments._results import read_results
+from experiments._results import read_results, update_json
 from experiments._tables import difference, interval, table
 from tests.tiny_bert import word_tokenizer, write_bert
 
@@ -108,8 +109,8 @@ def test_every_row_runs_once_and_again_only_when_it_changes(folder, monkeypatch)
         calls.append((row, seed))
         return {}
 
-    monkeypatch.setattr(command, "run_row", run_row)
-    monkeypatch.setattr(command, "write_run", lambda *_: None)
+    monkeypatch.setattr(_jobs, "run_row", run_row)
+    monkeypatch.setattr(_jobs, "write_run", lambda *_: None)
     invoke("run", "words")
     assert calls == []
     rows = {**EXPERIMENT["rows"], "lora": {"title": "LoRA", "method": "lora", "rank": 3}}
@@ -117,6 +118,15 @@ def test_every_row_runs_once_and_again_only_when_it_changes(folder, monkeypatch)
     write(folder, rows=rows)
     invoke("run", "words")
     assert calls == [("lora", 0), ("lora", 1)]
+
+
+def test_processes_lose_none_of_each_others_results_and_go_on_after_an_error(tmp_path) -> None:
+    path = tmp_path / "results.json"
+    jobs = [(path, {}, methodcaller("update", {str(number): number})) for number in range(24)]
+    jobs.insert(1, (path, {}, methodcaller("no_such_method")))
+    with pytest.raises(SystemExit, match="can be run again"):
+        _jobs.do_all(update_json, jobs, processes=3, threads=1)
+    assert json.loads(path.read_text()) == {str(number): number for number in range(24)}
 
 
 def test_speeds_and_the_page(folder) -> None:
