@@ -6,6 +6,7 @@ model of a cell is made once, and given back with the last part.
 
 import os
 import re
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -404,7 +405,9 @@ def synchronisations(run: Run) -> list[str]:
 
 
 def _short(path: str) -> str:
-    return path.removeprefix(f"{ROOT}{os.sep}").rpartition("site-packages/")[-1]
+    """Return the path of a file in its package or in this repository."""
+    folders = [f"{folder}{os.sep}" for folder in (ROOT, *sys.path)]
+    return path.removeprefix(max((f for f in folders if path.startswith(f)), key=len, default=""))
 
 
 def profile_parts(settings: Settings, folder: Path) -> Iterator[Part]:

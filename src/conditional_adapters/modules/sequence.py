@@ -39,8 +39,8 @@ def sequence_context(
     """Read the lengths off an attention mask.
 
     This is the only place that asks the device for numbers (one transfer per forward pass), because
-    tensor shapes depend on the longest row. While tracing it does not ask, and layers take the
-    padded length instead: same results, with more unused slots.
+    tensor shapes depend on the longest row. While a compiler traces or a CUDA graph records it does
+    not ask, and layers take the padded length instead: same results, with more unused slots.
 
     Args:
         attention_mask: As users pass it to a model: `[batch, seq]`, non-zero for real tokens, or
@@ -62,12 +62,17 @@ def sequence_context(
         is_padding_only=is_padding_only,
         reduction_factor=reduction_factor,
     )
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or _is_recorded(attention_mask):
         return context
     shortest, longest = torch.stack([lengths.min(), lengths.max()]).tolist()
     if shortest == token_mask.shape[1]:
         return context._replace(token_mask=None, lengths=None)
     return context._replace(shortest=shortest, longest=longest)
+
+
+def _is_recorded(mask: Tensor) -> bool:
+    """Tell whether a CUDA graph records what is done, which ends where the device is asked."""
+    return mask.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _attended(mask: Tensor) -> Tensor:
