@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._launch import check_device, hidden_launch
+from ._launch import hidden_launch, on_device_of
 
 
 def score(states: Tensor, weight: Tensor) -> Tensor:
@@ -38,14 +38,14 @@ def _score_kernel(states, weights, scores, hidden, tokens_per_weight, BLOCK: tl.
 
 @torch.library.custom_op("conditional_adapters::score", mutates_args=())
 def _score(states: Tensor, weight: Tensor) -> Tensor:
-    check_device(states)
-    batch, seq, hidden = states.shape
-    scores = states.new_empty(batch, seq, dtype=torch.float32)
-    if scores.numel():
-        tokens_per_weight = batch * seq if weight.dim() == 1 else seq
-        _score_kernel[(batch * seq,)](
-            states, weight, scores, hidden, tokens_per_weight, **hidden_launch(hidden)
-        )
+    with on_device_of(states):
+        batch, seq, hidden = states.shape
+        scores = states.new_empty(batch, seq, dtype=torch.float32)
+        if scores.numel():
+            tokens_per_weight = batch * seq if weight.dim() == 1 else seq
+            _score_kernel[(batch * seq,)](
+                states, weight, scores, hidden, tokens_per_weight, **hidden_launch(hidden)
+            )
     return scores
 
 
