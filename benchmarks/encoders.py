@@ -88,7 +88,7 @@ def _milliseconds(timing: Timing) -> Report:
     return {"milliseconds": {"median": median, "q1": lower, "q3": upper}}
 
 
-def _training_step(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Callable[[], None]:
+def training_step(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Callable[[], None]:
     """Return one step of AdamW on the new parameters, for a loss that reaches all of them."""
     parameters = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4)
@@ -108,7 +108,7 @@ def measure_step(
     model = build(name, dtype).train()
     inputs = make_inputs(model, batch, tokens)
     names = {key: value for key, value in _candidates(factors).items() if value is not None}
-    step = _training_step(model, inputs)
+    step = training_step(model, inputs)
     times = time_interleaved(
         dict.fromkeys(names, step),
         prepare=lambda key: prepare(model, names[key]),
@@ -142,7 +142,7 @@ def _peak_memory(name: str, dtype: str, batch: int, tokens: int | None, factor: 
     model = build(name, dtype).train()
     inputs = make_inputs(model, batch, tokens)
     prepare(model, factor)
-    step = _training_step(model, inputs)
+    step = training_step(model, inputs)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = _status("VmRSS")
     step()

@@ -206,3 +206,29 @@ def test_a_ratio_from_another_environment_stands_beside_the_peers_as_that() -> N
     page = _peers(merged)
     assert f"| {module.ROW} | (ratio only) | 0.95x |" in page
     assert "adapters 1.3.0, transformers 4.57.6, in an environment of its own" in page
+
+
+def test_the_gpu_benchmark_runs_without_a_gpu_and_keeps_errors_in_their_place(
+    tmp_path, monkeypatch
+) -> None:
+    module = importlib.import_module("benchmarks.gpu")
+    options = ["--device", "cpu", "--tiny", "--rounds", "3", "--warmup", "0", "--factors", "4"]
+    options += ["--only", "BERT", "operators", "profile", "--dtype", "float32"]
+    monkeypatch.setattr("sys.argv", ["x", *options, "--output", str(tmp_path / "gpu.json")])
+
+    def failing(*_: object) -> None:
+        raise ValueError("no step")
+
+    monkeypatch.setattr("benchmarks._gpu_cells.training_step", failing)
+    module.main()
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    forward = report["results"]["BERT-base, 32 x 512, forward"]
+    assert list(forward["eager"]) == ["dense", "dense + adapter", "r = 4, torch"]
+    assert forward["eager"]["r = 4, torch"]["flop_ratio"] > 1
+    assert forward["about"]["inputs"] == {"input_ids": [2, 16]}
+    (operators,) = report["results"]["operators"].values()
+    assert operators["soft_topk, forward and backward"]["torch, eager"]["milliseconds"]["q1"] > 0
+    assert "no step" in report["results"]["BERT-base, 32 x 512, step"]["step"]["error"]
+    profiles = sorted(path.name for path in tmp_path.glob("*.txt"))
+    assert profiles == ["gpu_profile_dense_adapter.txt", "gpu_profile_r_4_torch.txt"]
+    assert " x aten::" in (tmp_path / profiles[0]).read_text()

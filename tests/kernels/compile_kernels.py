@@ -7,23 +7,32 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+ROWS = ("values", "base", "outputs", "inputs", "grad_outputs", "states")  # of hidden states
 TYPES = {
-    **dict.fromkeys(("logits", "weights", "grads", "out", "values", "base"), "*fp32"),
-    **dict.fromkeys(("outputs", "inputs", "grad_outputs", "grad_weights"), "*fp32"),
-    **dict.fromkeys(("seq", "hidden", "top_k"), "i32"),
+    **dict.fromkeys(("logits", "weights", "grads", "out", "grad_weights", "scores"), "*fp32"),
+    **dict.fromkeys(("seq", "hidden", "top_k", "tokens_per_weight"), "i32"),
     "epsilon": "fp32",
     "budgets": "*i32",
     "indices": "*i64",
     "is_selected": "*i1",
-    "BLOCK": "constexpr",
 }
 
-for part in ("gather_scatter", "selection", "soft_topk"):
+
+def compile_kernel(kernel: triton.JITFunction, rows: str, *, has_ones: bool) -> None:
+    """Compile for a type of hidden states; sizes of 1 are constants, as in a launch."""
+    types = TYPES | dict.fromkeys(ROWS, rows)
+    constants = {name: 1 for name in kernel.arg_names if has_ones and types.get(name) == "i32"}
+    constants["BLOCK"] = 128
+    signature = {name: types.get(name) for name in kernel.arg_names}
+    signature |= dict.fromkeys(constants, "constexpr")
+    source = ASTSource(kernel, signature, constexprs=constants)
+    assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+
+
+for part in ("gather_scatter", "scoring", "selection", "soft_topk"):
     module = import_module(f"conditional_adapters.kernels.{part}")
     for name, kernel in vars(module).items():
         if isinstance(kernel, triton.JITFunction) and name.endswith("_kernel"):
-            signature = {argument: TYPES[argument] for argument in kernel.arg_names}
-            source = ASTSource(kernel, signature, constexprs={"BLOCK": 128})
-            target = GPUTarget("cuda", 90, 32)
-            assert triton.compile(source, target=target).asm["cubin"]
+            compile_kernel(kernel, "*fp32", has_ones=False)
+            compile_kernel(kernel, "*bf16", has_ones=True)
             sys.stdout.write(f"{name}\n")

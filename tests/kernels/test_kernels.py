@@ -94,6 +94,22 @@ def test_selecting_and_weighing_at_once_gives_what_both_give(seq: int, epsilon: 
         torch.testing.assert_close(weights, expected, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("hidden", [1, 6, 1030])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scores_are_the_same_and_equal_for_equal_tokens(dtype: torch.dtype, hidden: int) -> None:
+    states = torch.randn(3, 7, hidden, device=DEVICE).to(dtype)
+    states[1, 4:] = states[0, :3]
+    for weight in (torch.randn(hidden, device=DEVICE), torch.randn(3, 1, hidden, device=DEVICE)):
+        expected = ops.score_tokens(states, weight)
+        with torch.no_grad(), ops.set_kernel_backend("triton"):
+            scores = ops.score_tokens(states, weight)
+            nothing = ops.score_tokens(states[:, :0], weight)
+        torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-5)
+        assert scores.dtype == torch.float32
+        assert torch.equal(scores[1, 4:], scores[0, :3]) == (weight.dim() == 1)
+        assert nothing.shape == (3, 0)
+
+
 @pytest.mark.parametrize("rest", [(), (5,), (2, 3), (1030,)])
 def test_gathered_rows_and_their_gradient_are_the_same(rest: tuple[int, ...]) -> None:
     values = torch.randn(3, 9, *rest, device=DEVICE).requires_grad_()
@@ -140,6 +156,7 @@ def test_an_update_without_gradient_is_made_in_place_and_summed_in_float32() -> 
         ("soft_topk", lambda s, i: (s.requires_grad_(), torch.full((3,), 2).int().to(DEVICE), 0.1)),
         ("select", lambda s, i: (s, 2, torch.tensor([0, 1, 2]).int().to(DEVICE))),
         ("select_and_weigh", lambda s, i: (s, 2, 0.1)),
+        ("score", lambda s, i: (torch.randn(3, 9, 4).to(DEVICE), torch.randn(4).to(DEVICE))),
         ("gather_rows", lambda s, i: (torch.randn(3, 9, 4).to(DEVICE).requires_grad_(), i)),
         (
             "add_weighted_update",

@@ -168,8 +168,8 @@ def count_flops(module: nn.Module, inputs: Mapping[str, Tensor]) -> int:
 
 
 def _count_shapes(module: nn.Module, inputs: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> int:
+    device = next(module.parameters()).device
     with FakeTensorMode(allow_non_fake_inputs=True):
-        device = next(module.parameters()).device
         zeros = {
             name: torch.zeros(shape, dtype=dtype, device=device)
             for name, (shape, dtype) in inputs.items()

@@ -9,6 +9,7 @@ device anything, so that CUDA graphs can capture them. Their oracles are the ope
 from .gather_scatter import add_weighted_update as add_weighted_update
 from .gather_scatter import add_weighted_update_ as add_weighted_update_
 from .gather_scatter import gather_rows as gather_rows
+from .scoring import score as score
 from .selection import select as select
 from .selection import select_and_weigh as select_and_weigh
 from .soft_topk import soft_topk as soft_topk

@@ -2,6 +2,7 @@
 
 import os
 
+import torch
 import triton
 from torch import Tensor
 
@@ -38,11 +39,21 @@ def hidden_launch(hidden: int) -> dict[str, int]:
     return {"BLOCK": block, "num_warps": min(max(block // 256, 1), 4)}
 
 
-def check_device(values: Tensor) -> None:
-    """Raise RoutingError if Triton cannot read this tensor."""
-    if values.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
-        return
-    raise RoutingError(
-        f"The Triton kernels need tensors on a GPU, got one on {values.device}. Move the model "
-        "there, or use set_kernel_backend('torch')."
-    )
+def on_device_of(values: Tensor) -> torch.cuda.device_of:
+    """Make the GPU of a tensor the current one, on which Triton launches, for a `with` block.
+
+    Args:
+        values: What a kernel reads.
+
+    Returns:
+        A context manager.
+
+    Raises:
+        RoutingError: If Triton cannot read the tensor.
+    """
+    if not values.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise RoutingError(
+            f"The Triton kernels need tensors on a GPU, got one on {values.device}. Move the model "
+            "there, or use set_kernel_backend('torch')."
+        )
+    return torch.cuda.device_of(values)

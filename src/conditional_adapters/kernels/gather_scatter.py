@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._launch import check_device, hidden_launch
+from ._launch import hidden_launch, on_device_of
 
 _Context: TypeAlias = Any  # torch does not declare what a function may store on it
 
@@ -130,13 +130,13 @@ def _grid(hidden: int, num_tokens: int, block: int) -> tuple[int, int]:
 
 @torch.library.custom_op("conditional_adapters::gather_rows", mutates_args=())
 def _gather_rows(values: Tensor, selected_indices: Tensor) -> Tensor:
-    check_device(values)
-    (batch, top_k), (_, seq, hidden) = selected_indices.shape, values.shape
-    out = values.new_empty(batch, top_k, hidden)
-    if out.numel():
-        launch = hidden_launch(hidden)
-        grid = _grid(hidden, batch * top_k, launch["BLOCK"])
-        _gather_kernel[grid](values, selected_indices, out, seq, hidden, top_k, **launch)
+    with on_device_of(values):
+        (batch, top_k), (_, seq, hidden) = selected_indices.shape, values.shape
+        out = values.new_empty(batch, top_k, hidden)
+        if out.numel():
+            launch = hidden_launch(hidden)
+            grid = _grid(hidden, batch * top_k, launch["BLOCK"])
+            _gather_kernel[grid](values, selected_indices, out, seq, hidden, top_k, **launch)
     return out
 
 
@@ -147,13 +147,13 @@ def _(values: Tensor, selected_indices: Tensor) -> Tensor:
 
 @torch.library.custom_op("conditional_adapters::place_rows", mutates_args=())
 def _place_rows(grad: Tensor, selected_indices: Tensor, seq: int) -> Tensor:
-    check_device(grad)
-    batch, top_k, hidden = grad.shape
-    grad, out = grad.contiguous(), grad.new_zeros(batch, seq, hidden)
-    if grad.numel():
-        launch = hidden_launch(hidden)
-        grid = _grid(hidden, batch * top_k, launch["BLOCK"])
-        _place_kernel[grid](grad, selected_indices, out, seq, hidden, top_k, **launch)
+    with on_device_of(grad):
+        batch, top_k, hidden = grad.shape
+        grad, out = grad.contiguous(), grad.new_zeros(batch, seq, hidden)
+        if grad.numel():
+            launch = hidden_launch(hidden)
+            grid = _grid(hidden, batch * top_k, launch["BLOCK"])
+            _place_kernel[grid](grad, selected_indices, out, seq, hidden, top_k, **launch)
     return out
 
 
@@ -166,14 +166,14 @@ def _(grad: Tensor, selected_indices: Tensor, seq: int) -> Tensor:
 def _add_weighted_update_(
     base: Tensor, selected_indices: Tensor, outputs: Tensor, inputs: Tensor, weights: Tensor
 ) -> None:
-    check_device(base)
-    batch, top_k, hidden = outputs.shape
-    if outputs.numel():
-        launch = hidden_launch(hidden)
-        _update_kernel[_grid(hidden, batch * top_k, launch["BLOCK"])](
-            base, selected_indices, outputs, inputs, weights,
-            base.shape[1], hidden, top_k, **launch,
-        )  # fmt: skip
+    with on_device_of(base):
+        batch, top_k, hidden = outputs.shape
+        if outputs.numel():
+            launch = hidden_launch(hidden)
+            _update_kernel[_grid(hidden, batch * top_k, launch["BLOCK"])](
+                base, selected_indices, outputs, inputs, weights,
+                base.shape[1], hidden, top_k, **launch,
+            )  # fmt: skip
 
 
 @_add_weighted_update_.register_fake
@@ -203,15 +203,15 @@ def _(
 def _add_weighted_update_backward(
     grad: Tensor, selected_indices: Tensor, outputs: Tensor, inputs: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    check_device(grad)
-    batch, top_k, hidden = outputs.shape
-    grad_outputs, grad_weights = torch.empty_like(outputs), torch.empty_like(weights)
-    if outputs.numel():
-        _update_backward_kernel[(batch * top_k,)](
-            grad.contiguous(), selected_indices, outputs, inputs, weights,
-            grad_outputs, grad_weights,
-            grad.shape[1], hidden, top_k, **hidden_launch(hidden),
-        )  # fmt: skip
+    with on_device_of(grad):
+        batch, top_k, hidden = outputs.shape
+        grad_outputs, grad_weights = torch.empty_like(outputs), torch.empty_like(weights)
+        if outputs.numel():
+            _update_backward_kernel[(batch * top_k,)](
+                grad.contiguous(), selected_indices, outputs, inputs, weights,
+                grad_outputs, grad_weights,
+                grad.shape[1], hidden, top_k, **hidden_launch(hidden),
+            )  # fmt: skip
     return grad_outputs, grad_weights
 
 

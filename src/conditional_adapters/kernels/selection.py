@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._launch import check_device, row_launch
+from ._launch import on_device_of, row_launch
 from ._rows import largest, load_row, relax
 
 
@@ -61,13 +61,13 @@ def _select_and_weigh_kernel(
 
 @torch.library.custom_op("conditional_adapters::select", mutates_args=())
 def _select(scores: Tensor, top_k: int, budgets: Tensor) -> tuple[Tensor, Tensor]:
-    check_device(scores)
-    batch, seq = scores.shape
-    indices = scores.new_empty(batch, top_k, dtype=torch.int64)
-    is_selected = torch.empty_like(indices, dtype=torch.bool)
-    if batch:
-        launch = row_launch(seq)
-        _select_kernel[(batch,)](scores, budgets, indices, is_selected, seq, top_k, **launch)
+    with on_device_of(scores):
+        batch, seq = scores.shape
+        indices = scores.new_empty(batch, top_k, dtype=torch.int64)
+        is_selected = torch.empty_like(indices, dtype=torch.bool)
+        if batch:
+            launch = row_launch(seq)
+            _select_kernel[(batch,)](scores, budgets, indices, is_selected, seq, top_k, **launch)
     return indices, is_selected
 
 
@@ -79,13 +79,15 @@ def _(scores: Tensor, top_k: int, budgets: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("conditional_adapters::select_and_weigh", mutates_args=())
 def _select_and_weigh(scores: Tensor, top_k: int, epsilon: float) -> tuple[Tensor, Tensor]:
-    check_device(scores)
-    batch, seq = scores.shape
-    indices = scores.new_empty(batch, top_k, dtype=torch.int64)
-    weights = scores.new_empty(batch, top_k)
-    if batch:
-        launch = row_launch(seq)
-        _select_and_weigh_kernel[(batch,)](scores, indices, weights, seq, top_k, epsilon, **launch)
+    with on_device_of(scores):
+        batch, seq = scores.shape
+        indices = scores.new_empty(batch, top_k, dtype=torch.int64)
+        weights = scores.new_empty(batch, top_k)
+        if batch:
+            launch = row_launch(seq)
+            _select_and_weigh_kernel[(batch,)](
+                scores, indices, weights, seq, top_k, epsilon, **launch
+            )
     return indices, weights
 
 

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._launch import check_device, row_launch
+from ._launch import on_device_of, row_launch
 from ._rows import largest, load_row, relax
 
 _Context: TypeAlias = Any  # torch does not declare what a function may store on it
@@ -60,11 +60,11 @@ def _backward_kernel(weights, grads, out, seq, epsilon, BLOCK: tl.constexpr):
 
 @torch.library.custom_op("conditional_adapters::soft_topk", mutates_args=())
 def _soft_topk(logits: Tensor, budgets: Tensor, epsilon: float) -> Tensor:
-    check_device(logits)
-    weights = torch.empty_like(logits)
-    num_rows, seq = logits.shape
-    if weights.numel():
-        _forward_kernel[(num_rows,)](logits, budgets, weights, seq, epsilon, **row_launch(seq))
+    with on_device_of(logits):
+        weights = torch.empty_like(logits)
+        num_rows, seq = logits.shape
+        if weights.numel():
+            _forward_kernel[(num_rows,)](logits, budgets, weights, seq, epsilon, **row_launch(seq))
     return weights
 
 
@@ -75,11 +75,11 @@ def _(logits: Tensor, budgets: Tensor, epsilon: float) -> Tensor:
 
 @torch.library.custom_op("conditional_adapters::soft_topk_backward", mutates_args=())
 def _soft_topk_backward(weights: Tensor, grad: Tensor, epsilon: float) -> Tensor:
-    check_device(weights)
-    grad, out = grad.contiguous(), torch.empty_like(weights)
-    num_rows, seq = weights.shape
-    if out.numel():
-        _backward_kernel[(num_rows,)](weights, grad, out, seq, epsilon, **row_launch(seq))
+    with on_device_of(weights):
+        grad, out = grad.contiguous(), torch.empty_like(weights)
+        num_rows, seq = weights.shape
+        if out.numel():
+            _backward_kernel[(num_rows,)](weights, grad, out, seq, epsilon, **row_launch(seq))
     return out
 
 

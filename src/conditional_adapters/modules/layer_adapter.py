@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..errors import RoutingError
-from ..ops import clamp_size, token_budget
+from ..ops import clamp_size, score_tokens, token_budget
 from .adapter import ParallelAdapter, adapt_rows
-from .router import Budget, Router, RoutingDecision, score_tokens
+from .router import Budget, Router, RoutingDecision
 from .rows import AdapterRows, run_by_group
 from .sequence import SequenceContext
 
@@ -130,7 +130,9 @@ class MixedAdapters:
         if len(set(factors)) == 1:
             return _budget(seq, factors[0], context, ends)
         device, minimum = self.rows.places.device, max(sum(ends), 1)
-        factor_of_row = torch.tensor(factors, dtype=torch.float64, device=device)[self.rows.places]
+        # One by one: a GPU is waited for where a list is copied to it.
+        scalars = [torch.full((), x, dtype=torch.float64, device=device) for x in factors]
+        factor_of_row = torch.stack(scalars)[self.rows.places]
         lengths = context.lengths
         if lengths is None:
             lengths = torch.full((len(self.rows.places),), seq, device=device)

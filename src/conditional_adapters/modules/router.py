@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..ops import (
     SoftTopKMethod,
     prefix_mask,
+    score_tokens,
     select_and_weigh,
     select_tokens,
     soft_topk,
@@ -39,16 +40,6 @@ class Budget:
     token_mask: Bool[Tensor, "batch seq"] | None = None  # None = no padding
     num_prefix_tokens: int = 0  # always selected, inside the budget
     num_suffix_tokens: int = 0  # the same, the last tokens of each row
-
-
-def score_tokens(
-    states: Float[Tensor, "batch seq hidden"], weight: Float[Tensor, "*rows hidden"]
-) -> Float[Tensor, "batch seq"]:
-    """Return the scores of tokens in float32, by one vector or by one per row of the batch."""
-    with torch.autocast(states.device.type, enabled=False):
-        # A matrix-vector product would round equal tokens differently, by their place.
-        scores: Tensor = torch.linalg.vecdot(states.float(), weight.float())
-    return scores
 
 
 class Router(nn.Module):
@@ -117,6 +108,16 @@ class Router(nn.Module):
 
     def _decide_alike(self, router_logits: Tensor, budget: Budget) -> RoutingDecision:
         """Decide where all rows are full and have one budget, without any mask."""
+        if budget.num_prefix_tokens + budget.num_suffix_tokens == 0:
+            indices, weights = self._select_and_weigh(router_logits, budget.top_k)
+        else:
+            indices, weights = self._select_between_ends(router_logits, budget)
+        return RoutingDecision(
+            indices, weights, torch.ones_like(indices, dtype=torch.bool), router_logits
+        )
+
+    def _select_between_ends(self, router_logits: Tensor, budget: Budget) -> tuple[Tensor, Tensor]:
+        """Take prefix and suffix, and the best of the tokens between them."""
         batch, seq = router_logits.shape
         first = min(budget.num_prefix_tokens, budget.top_k)
         last = min(budget.num_suffix_tokens, budget.top_k - first)
@@ -130,9 +131,7 @@ class Router(nn.Module):
             indices = chosen + first
         indices = torch.cat([positions[:, :first], indices, positions[:, seq - last :]], dim=1)
         weights = torch.cat([ones[:, :first], weights, ones[:, first:]], dim=1)
-        return RoutingDecision(
-            indices, weights, torch.ones_like(indices, dtype=torch.bool), router_logits
-        )
+        return indices, weights
 
     def _select_and_weigh(self, router_logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         ranks_once = self.kind == "learned" and self.method == "exact" and self.gate == "weighted"

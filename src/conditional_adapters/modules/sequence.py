@@ -47,8 +47,8 @@ def sequence_context(
     """Read lengths, or the floors of budgets, off an attention mask.
 
     This is the only place that asks the device for numbers (one transfer per forward pass), because
-    tensor shapes depend on the row that needs most. While tracing it does not ask, and layers take
-    the padded length instead: same results, with more unused slots.
+    tensor shapes depend on the row that needs most. While a compiler traces or a CUDA graph records
+    it does not ask, and layers take the padded length instead: same results, with more unused slots.
 
     Args:
         attention_mask: As users pass it to a model: `[batch, seq]`, non-zero for real tokens, or
@@ -78,11 +78,16 @@ def sequence_context(
 
 
 def _extremes(lengths: Int[Tensor, " batch"]) -> tuple[int, int] | tuple[None, None]:
-    """Ask the device for the least and the greatest number; while tracing nothing is known."""
-    if torch.compiler.is_compiling():
+    """Ask the device for the least and the greatest number; while traced nothing is known."""
+    if torch.compiler.is_compiling() or _is_recorded(lengths):
         return None, None
     shortest, longest = torch.stack([lengths.min(), lengths.max()]).tolist()
     return shortest, longest
+
+
+def _is_recorded(lengths: Tensor) -> bool:
+    """Tell whether a CUDA graph records what is done, which ends where the device is asked."""
+    return lengths.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _attended(mask: Tensor) -> Tensor:

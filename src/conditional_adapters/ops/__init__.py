@@ -1,8 +1,9 @@
 """Pure functions on tensors: the arithmetic of conditional computation.
 
-Nothing here has parameters or knows a model. `soft_topk` turns scores into weights,
-`select_tokens` turns them into positions, `gather_tokens` and `scatter_add_tokens` carry rows to
-the heavy branch and back, `gather_pairs` does the same for masks and position biases.
+Nothing here has parameters or knows a model. `score_tokens` gives each token a score, `soft_topk`
+turns scores into weights, `select_tokens` turns them into positions, `gather_tokens` and
+`scatter_add_tokens` carry rows to the heavy branch and back, `gather_pairs` does the same for masks
+and position biases.
 """
 
 from ._backend import KernelBackend as KernelBackend
@@ -14,6 +15,7 @@ from .gather_scatter import gather_pairs as gather_pairs
 from .gather_scatter import gather_tokens as gather_tokens
 from .gather_scatter import scatter_add_tokens as scatter_add_tokens
 from .gather_scatter import scatter_add_tokens_ as scatter_add_tokens_
+from .scoring import score_tokens as score_tokens
 from .selection import prefix_mask as prefix_mask
 from .selection import select_tokens as select_tokens
 from .soft_topk import SoftTopKMethod as SoftTopKMethod
