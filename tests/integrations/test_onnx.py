@@ -322,8 +322,11 @@ def test_ties_and_zeros_of_both_signs_are_ranked_alike(tmp_path) -> None:
     np.testing.assert_array_equal(found, model(scores, mask)["logits"].numpy())
 
 
-def test_without_a_mask_every_token_counts_as_valid(tmp_path) -> None:
-    model, part, sample, output = make_tiny("bert-k_to_k")
+@pytest.mark.parametrize(
+    "settings", [{}, {"gate": "straight_through"}, {"router_kind": "strided"}], ids=str
+)
+def test_without_a_mask_every_token_counts_as_valid(settings, tmp_path) -> None:
+    model, part, sample, output = make_tiny("bert-k_to_k", **settings)
     path = export_onnx(
         model, tmp_path / "model.onnx", sample_inputs={"input_ids": sample["input_ids"]}
     )

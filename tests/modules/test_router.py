@@ -94,6 +94,23 @@ def test_the_random_baseline_is_fresh_in_training_and_fixed_otherwise() -> None:
     assert not torch.equal(fresh, router(states, budget).selected_indices)
 
 
+@pytest.mark.parametrize("num_prefix_tokens, num_suffix_tokens", [(0, 0), (1, 0), (2, 1), (3, 9)])
+@pytest.mark.parametrize("kind", ["learned", "random", "first", "strided"])
+def test_the_decision_is_the_same_without_a_mask_and_with_one_that_hides_nothing(
+    kind: str, num_prefix_tokens: int, num_suffix_tokens: int
+) -> None:
+    states, router = torch.randn(BATCH, SEQ, HIDDEN), router_with(kind=kind)
+    ends = {"num_prefix_tokens": num_prefix_tokens, "num_suffix_tokens": num_suffix_tokens}
+    mask = torch.ones(BATCH, SEQ, dtype=torch.bool)
+    for top_k in range(max(1, sum(ends.values())), SEQ + 1):
+        without = router(states, Budget(top_k=top_k, **ends))
+        masked = router(states, Budget(top_k=top_k, token_mask=mask, **ends))
+        assert torch.equal(without.selected_indices, masked.selected_indices)
+        torch.testing.assert_close(without.selected_weights, masked.selected_weights)
+        assert torch.equal(without.is_selected, masked.is_selected)
+        assert torch.equal(without.router_logits, masked.router_logits)
+
+
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 def test_a_fresh_adapter_adds_nothing_and_a_trained_one_its_formula(activation: str) -> None:
     adapter = ParallelAdapter(HIDDEN, 3, activation=activation)

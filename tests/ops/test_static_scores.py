@@ -5,10 +5,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from conditional_adapters.errors import RoutingError
-from conditional_adapters.ops import select_tokens, static_router_logits
+from conditional_adapters.ops import select_tokens, static_positions, static_router_logits
 
 KINDS = ("random", "first", "strided")
 
@@ -57,6 +59,33 @@ def test_strided_selects_tokens_at_even_distances(budget: int) -> None:
         gaps = {later - earlier for earlier, later in pairwise(ranks)}
         assert not gaps or max(gaps) - min(gaps) <= 1
         assert all(abs(gap - length / len(ranks)) < 1 for gap in gaps)
+
+
+@st.composite
+def rows_with_ends(draw: st.DrawFn) -> tuple[int, int, int, int]:
+    """Draw a length, a budget, and tokens at both ends that are selected anyway."""
+    seq = draw(st.integers(1, 1100))
+    top_k = draw(st.integers(1, seq))
+    num_prefix_tokens = draw(st.integers(0, top_k))
+    return seq, top_k, num_prefix_tokens, draw(st.integers(0, top_k - num_prefix_tokens))
+
+
+@pytest.mark.parametrize("kind", ["first", "strided"])
+@given(rows_with_ends())
+def test_positions_are_what_a_selection_by_the_scores_chooses(
+    kind: str, row: tuple[int, int, int, int]
+) -> None:
+    seq, top_k, first, last = row
+    token_mask = torch.ones(1, seq, dtype=torch.bool)
+    logits = static_router_logits(kind, token_mask, budgets=torch.tensor([top_k]))
+    positions = static_positions(
+        kind, seq, top_k=top_k, num_prefix_tokens=first, num_suffix_tokens=last
+    )
+    if top_k == first + last:
+        assert positions.tolist() == []
+        return
+    chosen, _ = select_tokens(logits[:, first : seq - last], top_k=top_k - first - last)
+    assert torch.equal(positions, chosen[0] + first)
 
 
 def random_scores(seed: int | Tensor, batch: int = 64, seq: int = 1024) -> Tensor:

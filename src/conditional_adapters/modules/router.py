@@ -14,6 +14,7 @@ from ..ops import (
     select_and_weigh,
     select_tokens,
     soft_topk,
+    static_positions,
     static_router_logits,
 )
 
@@ -123,15 +124,33 @@ class Router(nn.Module):
         last = min(budget.num_suffix_tokens, budget.top_k - first)
         positions = torch.arange(seq, device=router_logits.device).expand(batch, seq)
         ones = router_logits.new_ones(batch, first + last)
-        top_k = budget.top_k - first - last
-        indices, weights = positions[:, :0], ones[:, :0]
-        if top_k > 0:
-            others = router_logits[:, first : seq - last]
-            chosen, weights = self._select_and_weigh(others, top_k)
-            indices = chosen + first
+        indices, weights = self._choose_between(router_logits, budget.top_k, first, last)
         indices = torch.cat([positions[:, :first], indices, positions[:, seq - last :]], dim=1)
         weights = torch.cat([ones[:, :first], weights, ones[:, first:]], dim=1)
         return indices, weights
+
+    def _choose_between(
+        self, router_logits: Tensor, top_k: int, first: int, last: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return positions and weights of what is chosen between the ends of every row."""
+        batch, seq = router_logits.shape
+        if self.kind == "first" or self.kind == "strided":
+            positions = static_positions(
+                self.kind,
+                seq,
+                top_k=top_k,
+                num_prefix_tokens=first,
+                num_suffix_tokens=last,
+                device=router_logits.device,
+            )
+            indices = positions.expand(batch, -1)
+            return indices, torch.ones_like(indices, dtype=router_logits.dtype)
+        others = router_logits[:, first : seq - last]
+        if top_k == first + last:
+            nothing = others[:, :0]
+            return nothing.long(), nothing
+        chosen, weights = self._select_and_weigh(others, top_k - first - last)
+        return chosen + first, weights
 
     def _select_and_weigh(self, router_logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         ranks_once = self.kind == "learned" and self.method == "exact" and self.gate == "weighted"
@@ -197,17 +216,20 @@ class Router(nn.Module):
         """Return the router's logits, in float32."""
         if self.kind == "learned":
             return score_tokens(states, self.weight)
-        token_mask = budget.token_mask
+        (batch, seq), device = states.shape[:2], states.device
+        token_mask, budgets = budget.token_mask, budget.per_row
         if token_mask is None:
-            token_mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-        budgets = budget.per_row
+            # Rows without padding are alike, except at random.
+            rows = batch if self.kind == "random" else 1
+            token_mask = torch.ones(rows, seq, dtype=torch.bool, device=device)
         if budgets is None:
-            budgets = torch.full(states.shape[:1], budget.top_k, device=states.device)
+            budgets = torch.full(token_mask.shape[:1], budget.top_k, device=device)
         # Fresh scores in every training step, the same ones whenever the model is used.
         seed: int | Tensor = self.seed
         if self.training:
-            seed = torch.randint(2**31, (), device=states.device)
-        return static_router_logits(self.kind, token_mask, budgets=budgets, seed=seed)
+            seed = torch.randint(2**31, (), device=device)
+        scores = static_router_logits(self.kind, token_mask, budgets=budgets, seed=seed)
+        return scores.expand(batch, -1)
 
     def extra_repr(self) -> str:
         """Describe the settings for `print(model)`."""

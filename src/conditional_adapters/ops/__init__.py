@@ -22,4 +22,5 @@ from .soft_topk import SoftTopKMethod as SoftTopKMethod
 from .soft_topk import select_and_weigh as select_and_weigh
 from .soft_topk import soft_topk as soft_topk
 from .static_scores import StaticRouterKind as StaticRouterKind
+from .static_scores import static_positions as static_positions
 from .static_scores import static_router_logits as static_router_logits

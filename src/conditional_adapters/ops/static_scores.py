@@ -52,6 +52,42 @@ def static_router_logits(
     raise RoutingError(f"kind must be one of {get_args(StaticRouterKind)}, got {kind!r}.")
 
 
+def static_positions(
+    kind: Literal["first", "strided"],
+    seq: int,
+    *,
+    top_k: int,
+    num_prefix_tokens: int = 0,
+    num_suffix_tokens: int = 0,
+    device: torch.device | None = None,
+) -> Int[Tensor, " others"]:
+    """Return what a selection by these scores chooses in a row without padding, ends aside.
+
+    Strided scores are 1 where `position * top_k // seq` is about to grow, and as many tokens have
+    a 1 as are selected. The j-th of them, counted from 1, stands at `(j * seq - 1) // top_k`.
+
+    Args:
+        kind: "first" or "strided".
+        seq: Length of the row.
+        top_k: Number of tokens that are selected, ends included; between 1 and `seq`.
+        num_prefix_tokens: Tokens at the start that are selected anyway.
+        num_suffix_tokens: The same at the end; with the prefix, at most `top_k`.
+        device: Where the positions are needed.
+
+    Returns:
+        The `top_k - num_prefix_tokens - num_suffix_tokens` other positions, ascending.
+
+    Source:
+        Our choice of baselines, in closed form.
+    """
+    others = top_k - num_prefix_tokens - num_suffix_tokens
+    if kind == "first":
+        return torch.arange(num_prefix_tokens, num_prefix_tokens + others, device=device)
+    in_prefix = num_prefix_tokens * top_k // seq  # tokens with a 1 among those of the prefix
+    ranks = torch.arange(in_prefix + 1, in_prefix + 1 + others, device=device)
+    return (ranks * seq - 1) // top_k
+
+
 def _hash(key: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
     """Map integers to pseudo-random multiples of 2**-24 in [0, 1) by multiply-and-shift mixing."""
     bits = key & 0xFFFFFFFF

@@ -41,7 +41,7 @@ def exact_soft_topk(
         solved: Tensor = kernels.soft_topk(rows.logits, rows.budget.squeeze(-1), epsilon)
         return solved
     seq = logits.shape[-1]
-    bound = top_k if isinstance(top_k, int) else max_top_k
+    bound = max_top_k if isinstance(top_k, Tensor) else top_k
     num_sorted = seq if bound is None else clamp_size(bound, 1, seq)
     budget: int | Tensor = num_sorted
     if isinstance(top_k, Tensor) or token_mask is not None:
@@ -148,7 +148,7 @@ def _smallest_selected(
     budget: int | Float[Tensor, "*batch 1"],
 ) -> Float[Tensor, "*batch 1"]:
     """Return the k-th largest score of each row, or 0 where a row has no token to select."""
-    if isinstance(budget, int):
+    if not isinstance(budget, Tensor):  # a symbolic size of an exported program is no int
         return logits.gather(-1, order[..., budget - 1 : budget])
     smallest = logits.gather(-1, order.gather(-1, (budget.long() - 1).clamp_min(0)))
     return smallest.masked_fill(smallest == -torch.inf, 0.0)
