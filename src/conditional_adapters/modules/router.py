@@ -109,25 +109,18 @@ class Router(nn.Module):
 
     def _decide_alike(self, router_logits: Tensor, budget: Budget) -> RoutingDecision:
         """Decide where all rows are full and have one budget, without any mask."""
-        if budget.num_prefix_tokens + budget.num_suffix_tokens == 0:
-            indices, weights = self._select_and_weigh(router_logits, budget.top_k)
-        else:
-            indices, weights = self._select_between_ends(router_logits, budget)
+        first = min(budget.num_prefix_tokens, budget.top_k)
+        last = min(budget.num_suffix_tokens, budget.top_k - first)
+        indices, weights = self._choose_between(router_logits, budget.top_k, first, last)
+        if first + last > 0:
+            batch, seq = router_logits.shape
+            positions = torch.arange(seq, device=router_logits.device).expand(batch, seq)
+            ones = router_logits.new_ones(batch, first + last)
+            indices = torch.cat([positions[:, :first], indices, positions[:, seq - last :]], dim=1)
+            weights = torch.cat([ones[:, :first], weights, ones[:, first:]], dim=1)
         return RoutingDecision(
             indices, weights, torch.ones_like(indices, dtype=torch.bool), router_logits
         )
-
-    def _select_between_ends(self, router_logits: Tensor, budget: Budget) -> tuple[Tensor, Tensor]:
-        """Take prefix and suffix, and the best of the tokens between them."""
-        batch, seq = router_logits.shape
-        first = min(budget.num_prefix_tokens, budget.top_k)
-        last = min(budget.num_suffix_tokens, budget.top_k - first)
-        positions = torch.arange(seq, device=router_logits.device).expand(batch, seq)
-        ones = router_logits.new_ones(batch, first + last)
-        indices, weights = self._choose_between(router_logits, budget.top_k, first, last)
-        indices = torch.cat([positions[:, :first], indices, positions[:, seq - last :]], dim=1)
-        weights = torch.cat([ones[:, :first], weights, ones[:, first:]], dim=1)
-        return indices, weights
 
     def _choose_between(
         self, router_logits: Tensor, top_k: int, first: int, last: int

@@ -48,7 +48,7 @@ def sequence_context(
 
     This is the only place that asks the device for numbers (one transfer per forward pass), because
     tensor shapes depend on the row that needs most. While a compiler traces or a CUDA graph records
-    it does not ask, and layers take the padded length instead: same results, with more unused slots.
+    it does not ask; layers take the padded length instead: same results, with more unused slots.
 
     Args:
         attention_mask: As users pass it to a model: `[batch, seq]`, non-zero for real tokens, or
