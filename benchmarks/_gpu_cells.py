@@ -26,7 +26,7 @@ from benchmarks._gpu_models import ENCODERS
 from benchmarks._report import ROOT, Report
 from benchmarks.encoders import DENSE, REFERENCE, training_step
 from conditional_adapters import ops
-from conditional_adapters.analysis import estimate_flops
+from conditional_adapters.analysis.flops import count_flops
 from conditional_adapters.analysis.timing import Timing, compile_module, time_interleaved
 
 Run = Callable[[], object]
@@ -90,6 +90,8 @@ class Subject:
             for factor in settings.factors
             for backend in settings.backends
         }
+        # For what takes long: the dense adapter and r = 4.
+        self.few = {k: c for k, c in self.candidates.items() if c.factor in (1.0, 4.0)}
         self.flops: dict[str, int] = {}  # by candidate, once they are counted
 
     def infer(self) -> object:
@@ -112,11 +114,13 @@ class Subject:
         return runs, errors
 
     def count_flops(self) -> None:
-        """Count the operations of each candidate."""
+        """Count the operations of each candidate, which the kernels do not change."""
+        counts: dict[float | None, int] = {}
         for name, candidate in self.candidates.items():
-            Candidate(candidate.factor or 1.0).apply(self.model)
-            count = estimate_flops(self.model, inputs=self.inputs)
-            self.flops[name] = count.dense if candidate.factor is None else count.total
+            if candidate.factor not in counts:
+                Candidate(candidate.factor).apply(self.model)
+                counts[candidate.factor] = count_flops(self.model, self.inputs)
+            self.flops[name] = counts[candidate.factor]
 
     def rows(
         self, runs: Mapping[str, Run], errors: Mapping[str, str], *, applies: bool = True
@@ -212,7 +216,7 @@ def _graphs(subject: Subject) -> Report:
 
 
 def _compiled(subject: Subject) -> Report:
-    encoder = compile_module(subject.model, variants=len(subject.candidates))
+    encoder = compile_module(subject.model, variants=len(subject.few))
 
     def infer() -> object:
         with torch.inference_mode():
@@ -222,7 +226,7 @@ def _compiled(subject: Subject) -> Report:
         infer()
         return infer
 
-    return subject.rows(*subject.usable(make))
+    return subject.rows(*subject.usable(make, subject.few))
 
 
 def capture(run: Run, pool: Any = None) -> torch.cuda.CUDAGraph:  # noqa: ANN401
@@ -281,18 +285,13 @@ def _step(name: str, batch: int, tokens: int | None, settings: Settings) -> Repo
     subject = Subject(name, batch, tokens, settings)
     subject.model.train()
     step = training_step(subject.model, subject.inputs)
-    chosen = {
-        key: candidate
-        for key, candidate in subject.candidates.items()
-        if candidate.factor in (1.0, 4.0)
-    }
     memory: dict[str, Report] = {}
 
     def make(name: str) -> Run:
         memory[name] = _peak_memory(step, settings)
         return step
 
-    report = subject.rows(*subject.usable(make, chosen))
+    report = subject.rows(*subject.usable(make, subject.few))
     return _joined(report, memory)
 
 
@@ -413,9 +412,8 @@ def _short(path: str) -> str:
 def profile_parts(settings: Settings, folder: Path) -> Iterator[Part]:
     """Yield which kernels a forward pass of T5-XL spends its time in; tables go to `folder`."""
     subject = Subject("T5-XL", 32, 512, settings)
-    for name, candidate in subject.candidates.items():
-        if candidate.factor in (1.0, 4.0):
-            yield name, partial(_profile, subject, name, folder)
+    for name in subject.few:
+        yield name, partial(_profile, subject, name, folder)
 
 
 def _profile(subject: Subject, name: str, folder: Path) -> Report:

@@ -2,9 +2,9 @@
 
 For each model all candidates take turns: dense, with a dense adapter, and conditional with the
 operators in torch and in Triton; first eager, then each as a CUDA graph, which takes away what
-launching costs, and with `--compile` through `torch.compile`. Speed-ups are those over the dense
-adapter of the same mode. Then come the operators alone, training steps of the new parameters, and
-with `--profile` the kernels of one forward pass.
+launching costs, and with `--compile` some through `torch.compile`. Speed-ups are those over the
+dense adapter of the same mode. Then come the operators alone, training steps of the new parameters,
+and with `--profile` the kernels of one forward pass.
 
 The file is written after each part, so that little is lost when the time is over. A part that fails
 leaves its error in its place. `--device cpu --tiny` tries everything without a GPU.
@@ -71,7 +71,7 @@ def _parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, help="all that can run there")
     parser.add_argument("--rounds", type=int, default=11, help="measured rounds, at least 3")
     parser.add_argument("--warmup", type=int, default=3, help="rounds before")
-    parser.add_argument("--compile", action="store_true", help="minutes more")
+    parser.add_argument("--compile", action="store_true", help="r = 4, too; minutes more")
     parser.add_argument("--profile", action="store_true", help="the kernels of a forward pass")
     parser.add_argument("--only", nargs="+", help="cells whose names contain one of these")
     parser.add_argument("--budget-seconds", type=float, default=float("inf"))

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+import conditional_adapters as ca
 from benchmarks._gpu_cells import capture, synchronisations
 from conditional_adapters import ops
 from conditional_adapters._attachment import adapter_parameters
 from conditional_adapters._sites import find_sites
 from tests.contracts.test_architectures import answer, logits_of, make_conditional
+from tests.test_mixed_batches import DIFFERENT
+from tests.test_mixed_batches import make as make_mixed
 from tests.tiny_models import TINY_MODELS
 
 pytestmark = [
@@ -39,9 +42,9 @@ def _exact_float32() -> Iterator[None]:
     torch.backends.cudnn.allow_tf32 = before
 
 
-def make(name: str, padding: str = "none", mode: str = "k_to_k") -> tuple[PreTrainedModel, Inputs]:
+def make(name: str, padding: str = "none", **settings: object) -> tuple[PreTrainedModel, Inputs]:
     tiny = TINY_MODELS[name]
-    model = make_conditional(tiny.build(tiny.attention), 2, attention_mode=mode)
+    model = make_conditional(tiny.build(tiny.attention), 2, **settings)
     return model, tiny.make_inputs(padding)
 
 
@@ -62,13 +65,48 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("name, padding, mode", CASES)
 def test_a_model_answers_as_on_the_cpu(name: str, padding: str, mode: str) -> None:
-    model, inputs = make(name, padding, mode)
-    with torch.no_grad():
-        expected = logits_of(model, inputs)
-        model, inputs = model.cuda(), on_gpu(inputs)
+    check_answers(*make(name, padding, attention_mode=mode))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"router_kind": "random"},
+        {"router_kind": "strided"},
+        {"soft_topk": "iterative"},
+        {"gate": "straight_through"},
+    ],
+    ids=lambda settings: next(iter(settings.values())),
+)
+@pytest.mark.parametrize("padding", ["none", "right"])
+def test_so_it_does_with_other_routers(padding: str, settings: dict[str, object]) -> None:
+    check_answers(*make("bert", padding, **settings))
+
+
+@torch.no_grad()
+def check_answers(model: PreTrainedModel, inputs: Inputs) -> None:
+    expected = logits_of(model, inputs)
+    model, inputs = model.cuda(), on_gpu(inputs)
+    assert_close(logits_of(model, inputs), expected)
+    with ops.set_kernel_backend("triton"):
         assert_close(logits_of(model, inputs), expected)
-        with ops.set_kernel_backend("triton"):
-            assert_close(logits_of(model, inputs), expected)
+
+
+@torch.no_grad()
+def test_adapters_of_other_sizes_share_a_batch() -> None:
+    model, inputs = make_mixed("bert", "right", DIFFERENT)
+    names = {"adapter_names": ["b", "a"]}
+    expected = logits_of(model, inputs | names)
+    model, inputs = model.cuda(), on_gpu(inputs)
+    for backend in ("torch", "triton"):
+        with ops.set_kernel_backend(backend):
+            assert_close(logits_of(model, inputs | names), expected)
+
+
+def test_operations_are_counted_from_sizes() -> None:
+    model, _ = make("bert")
+    expected = ca.estimate_flops(model, batch_size=2, sequence_length=16)
+    assert ca.estimate_flops(model.cuda(), batch_size=2, sequence_length=16) == expected
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])

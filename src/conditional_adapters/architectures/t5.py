@@ -21,7 +21,9 @@ def _prepare_position_bias(
     attention: Any = layer.get_submodule("layer.0.SelfAttention")
     if arguments.get("position_bias") is None:
         seq = hidden_states.shape[1]
-        arguments["position_bias"] = attention.compute_bias(seq, seq, hidden_states.device)
+        bias = attention.compute_bias(seq, seq, hidden_states.device)
+        # Heads stand innermost in it; each layer gathers keys, and dense ones would copy it.
+        arguments["position_bias"] = bias.contiguous()
 
 
 T5 = register_architecture(
