@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..ops import (
     SoftTopKMethod,
@@ -115,9 +116,8 @@ class Router(nn.Module):
         if first + last > 0:
             batch, seq = router_logits.shape
             positions = torch.arange(seq, device=router_logits.device).expand(batch, seq)
-            ones = router_logits.new_ones(batch, first + last)
             indices = torch.cat([positions[:, :first], indices, positions[:, seq - last :]], dim=1)
-            weights = torch.cat([ones[:, :first], weights, ones[:, first:]], dim=1)
+            weights = functional.pad(weights, (first, last), value=1.0)
         return RoutingDecision(
             indices, weights, torch.ones_like(indices, dtype=torch.bool), router_logits
         )

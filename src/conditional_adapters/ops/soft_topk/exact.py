@@ -76,13 +76,9 @@ def select_and_weigh(
         indices, soft = kernels.select_and_weigh(logits, top_k, epsilon)
         return indices, soft
     order = first_largest_indices(logits, top_k)
-    chosen = logits.gather(-1, order)
-    smallest = chosen[..., -1:]
-    exponentials = ((chosen - smallest) / epsilon).exp()
-    tail = (logits.scatter(-1, order, -torch.inf) - smallest) / epsilon
-    scale = _scale(exponentials, tail.exp().sum(-1, keepdim=True), top_k)
-    selected_indices, ranks = order.sort(-1)
-    weights = (exponentials * scale).clamp_max(1.0).gather(-1, ranks)
+    exponentials, scale = _relax(logits, order, top_k, epsilon)
+    selected_indices = order.sort(-1).values
+    weights = (exponentials.gather(-1, selected_indices) * scale).clamp_max(1.0)
     return selected_indices, weights.detach()
 
 
@@ -121,11 +117,21 @@ def _solve(
     num_sorted: int,
 ) -> Float[Tensor, "*batch seq"]:
     order = largest_indices(logits, num_sorted)
+    exponentials, scale = _relax(logits, order, budget, epsilon)
+    return (exponentials * scale).clamp_max(1.0)
+
+
+def _relax(
+    logits: Float[Tensor, "*batch seq"],
+    order: Int[Tensor, "*batch sorted"],
+    budget: int | Float[Tensor, "*batch 1"],
+    epsilon: float,
+) -> tuple[Float[Tensor, "*batch seq"], Float[Tensor, "*batch 1"]]:
+    """Return e and u of each row, given where the largest scores are, in descending order."""
     # Relative to the k-th score, differences lose no digits, however small epsilon is.
     exponentials = ((logits - _smallest_selected(logits, order, budget)) / epsilon).exp()
     tail_sum = exponentials.scatter(-1, order, 0.0).sum(-1, keepdim=True)
-    scale = _scale(exponentials.gather(-1, order), tail_sum, budget)
-    return (exponentials * scale).clamp_max(1.0)
+    return exponentials, _scale(exponentials.gather(-1, order), tail_sum, budget)
 
 
 def _scale(
