@@ -50,5 +50,7 @@ def clamp_size(size: int, low: int, high: int) -> int:
     Returns:
         The number within its bounds.
     """
-    clamped: int = torch.sym_min(torch.sym_max(size, low), high)  # type: ignore[no-untyped-call]
-    return clamped
+    if any(isinstance(number, torch.SymInt) for number in (size, low, high)):
+        clamped: int = torch.sym_min(torch.sym_max(size, low), high)  # type: ignore[no-untyped-call]
+        return clamped
+    return min(max(size, low), high)  # torch 2.11 compiles no sym_max of two numbers
