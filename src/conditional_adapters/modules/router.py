@@ -212,8 +212,8 @@ class Router(nn.Module):
         (batch, seq), device = states.shape[:2], states.device
         token_mask, budgets = budget.token_mask, budget.per_row
         if token_mask is None:
-            # Rows without padding are alike, except at random.
-            rows = batch if self.kind == "random" else 1
+            # Full rows of one budget are alike, except at random.
+            rows = 1 if budgets is None and self.kind != "random" else batch
             token_mask = torch.ones(rows, seq, dtype=torch.bool, device=device)
         if budgets is None:
             budgets = torch.full(token_mask.shape[:1], budget.top_k, device=device)
