@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
 from benchmarks._encoder_models import make_inputs, prepare
 from benchmarks._gpu_models import ENCODERS
+from benchmarks._products import OperatorObserver
 from benchmarks._report import ROOT, Report
 from benchmarks.encoders import DENSE, REFERENCE, training_step
 from conditional_adapters import ops
@@ -179,23 +179,17 @@ def _about(subject: Subject) -> Report:
     }
 
 
-class _AttentionOperators(TorchDispatchMode):
+class _AttentionOperators(OperatorObserver):
     """Notes which fused attention runs."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: set[str] = set()
 
-    def __torch_dispatch__(
-        self,
-        func: Any,  # noqa: ANN401
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
+    def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ANN401
+        """Keep the name of an attention."""
         if "scaled_dot_product" in str(func):
             self.names.add(str(func).removeprefix("aten.").removesuffix(".default"))
-        return func(*args, **(kwargs or {}))
 
 
 def _eager(subject: Subject) -> Report:

@@ -22,14 +22,12 @@ PRODUCTS = {
 }
 
 
-class _Recorder(TorchDispatchMode):
-    """Note each product with its arguments; activations are replaced by others of their form."""
+class OperatorObserver(TorchDispatchMode):
+    """Sees each operator with its arguments before it runs."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.calls: list[tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]]] = []
-        self._weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
-        self._activations: dict[tuple[object, ...], Tensor] = {}
+    def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ANN401
+        """Take note of a call."""
+        raise NotImplementedError
 
     def __torch_dispatch__(
         self,
@@ -38,9 +36,23 @@ class _Recorder(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
-        if func in PRODUCTS:
-            self.calls.append((func, *tree_map(self._stand_in, (args, kwargs or {}))))
+        self.observe(func, args, kwargs or {})
         return func(*args, **(kwargs or {}))
+
+
+class _Recorder(OperatorObserver):
+    """Note each product with its arguments; activations are replaced by others of their form."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.calls: list[tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]]] = []
+        self._weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+        self._activations: dict[tuple[object, ...], Tensor] = {}
+
+    def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ANN401
+        """Keep a product."""
+        if func in PRODUCTS:
+            self.calls.append((func, *tree_map(self._stand_in, (args, kwargs))))
 
     def _stand_in(self, value: object) -> object:
         if not isinstance(value, Tensor) or value.untyped_storage().data_ptr() in self._weights:

@@ -24,7 +24,7 @@ def read_results(name: str) -> dict[str, Any]:
     """Return the results so far: `runs` by row and seed, and `speed` by row if it was measured."""
     path = results_path(name)
     if not path.exists():
-        return {"runs": {}, "speed": {}}
+        return _empty()
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return stored
 
@@ -36,13 +36,17 @@ def write_run(name: str, row: str, seed: int, run: Run) -> None:
         results["runs"].setdefault(row, {})[str(seed)] = run
         results["runs"] = {row: results["runs"][row] for row in sorted(results["runs"])}
 
-    update_json(results_path(name), {"runs": {}, "speed": {}}, add)
+    update_json(results_path(name), _empty(), add)
 
 
 def write_speed(name: str, speed: dict[str, Any]) -> None:
     """Replace the measured speeds."""
     new = {"speed": speed}
-    update_json(results_path(name), {"runs": {}}, lambda results: results.update(new))
+    update_json(results_path(name), _empty(), lambda results: results.update(new))
+
+
+def _empty() -> dict[str, Any]:
+    return {"runs": {}, "speed": {}}
 
 
 def is_current(experiment: Experiment, name: str, row: str, seed: int) -> bool:

@@ -34,16 +34,16 @@ def gpu_tables(report: Mapping[str, Any]) -> str:
 def _forward(name: str, parts: Mapping[str, Any]) -> str:
     rows = []
     for candidate, graph in parts[_GRAPH].items():
-        eager = parts[_EAGER][candidate]
+        eager = parts[_EAGER].get(candidate, {})
         rows.append(
             (
                 candidate,
                 _milliseconds(eager),
-                f"{eager['times_faster']:.2f}x",
+                _figure(eager, "times_faster", ".2f", "x"),
                 _milliseconds(graph),
-                f"{graph['times_faster']:.2f}x",
-                f"{graph['flop_ratio']:.2f}",
-                f"{graph['share_of_flop_ratio']:.2f}",
+                _figure(graph, "times_faster", ".2f", "x"),
+                _figure(graph, "flop_ratio", ".2f"),
+                _figure(graph, "share_of_flop_ratio", ".2f"),
             )
         )
     heading = (name, "eager, ms", "faster", "CUDA graph, ms", "faster", "FLOP ratio", "share")
@@ -55,8 +55,10 @@ def _steps(steps: Mapping[str, Mapping[str, Any]]) -> str:
         (
             f"{name}: {candidate}",
             _milliseconds(row),
-            f"{row['times_faster']:.2f}x",
-            f"{row['peak_megabytes_of_the_call']:,}",
+            _figure(row, "times_faster", ".2f", "x"),
+            f"{row['peak_megabytes_of_the_call']:,}"
+            if "peak_megabytes_of_the_call" in row
+            else "-",
         )
         for name, candidates in steps.items()
         for candidate, row in candidates.items()
@@ -65,18 +67,24 @@ def _steps(steps: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _operators(shapes: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    rows = [
-        (f"{operator}, {shape}", *(_microseconds(row) for row in ways.values()))
+    found = [
+        (f"{operator}, {shape}", ways)
         for shape, operators in shapes.items()
         for operator, ways in operators.items()
     ]
-    ways = next(iter(next(iter(shapes.values())).values()))
+    ways = list(dict.fromkeys(way for _, row in found for way in row if "error" not in row[way]))
+    rows = [(name, *(_microseconds(row.get(way, {})) for way in ways)) for name, row in found]
     return table(("operator, microseconds", *ways), rows)
 
 
+# What failed was not measured: it has its error in place of figures.
 def _milliseconds(row: Mapping[str, Any]) -> str:
-    return f"{row['milliseconds']['median']:.1f}"
+    return f"{row['milliseconds']['median']:.1f}" if "milliseconds" in row else "failed"
 
 
 def _microseconds(row: Mapping[str, Any]) -> str:
-    return f"{1e3 * row['milliseconds']['median']:.0f}"
+    return f"{1e3 * row['milliseconds']['median']:.0f}" if "milliseconds" in row else "failed"
+
+
+def _figure(row: Mapping[str, Any], key: str, form: str, unit: str = "") -> str:
+    return f"{row[key]:{form}}{unit}" if key in row else "-"

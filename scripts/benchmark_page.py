@@ -40,7 +40,7 @@ them; `--allocator` takes glibc's huge pages, tcmalloc or jemalloc.
 Speed-ups are over dense adapters in the same mode. Eager, the host launches kernels one by one, and
 small models wait for it: conditional layers launch more of them and are then slower than dense
 ones. A CUDA graph takes that away, and the Triton kernels (`ops.set_kernel_backend("triton")`) are
-worth having in both. What is left is mostly the work on all tokens, which the memory bounds.
+worth having in both. Where the rest of the time goes has not been profiled.
 
 {gpu}
 

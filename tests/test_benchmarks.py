@@ -13,7 +13,8 @@ from benchmarks._report import RESULTS
 from conditional_adapters.tasks.bundle import save_task
 from conditional_adapters.tasks.models import load_classifier
 from scripts._encoder_tables import encoder_tables
-from scripts.benchmark_page import _int8, _peers, _routing_overhead
+from scripts._gpu_table import gpu_tables
+from scripts.benchmark_page import _int8, _peers, _routing_overhead, read_results
 from tests.tiny_bert import word_tokenizer, write_bert
 
 
@@ -232,3 +233,16 @@ def test_the_gpu_benchmark_runs_without_a_gpu_and_keeps_errors_in_their_place(
     profiles = sorted(path.name for path in tmp_path.glob("*.txt"))
     assert profiles == ["gpu_profile_dense_adapter.txt", "gpu_profile_r_4_torch.txt"]
     assert " x aten::" in (tmp_path / profiles[0]).read_text()
+
+
+def test_the_page_shows_what_failed_on_a_gpu_and_keeps_the_rest() -> None:
+    report = read_results()["gpu"]
+    whole = gpu_tables(report)
+    cell, parts = next((c, p) for c, p in report["results"].items() if "CUDA graph" in p)
+    parts["CUDA graph"]["r = 4, torch"] = {"error": "out of memory"}
+    parts["eager"] = {"error": "out of memory"}
+    lost = gpu_tables(report)
+    assert "failed" not in whole
+    assert "| r = 4, torch | failed | - | failed | - | - | - |" in lost
+    dense = parts["CUDA graph"]["dense"]["milliseconds"]["median"]
+    assert cell in lost and f"| dense | failed | - | {dense:.1f} |" in lost
