@@ -4,7 +4,7 @@ For each model all candidates take turns: dense, with a dense adapter, and condi
 operators in torch and in Triton; first eager, then each as a CUDA graph, which takes away what
 launching costs, and with `--compile` some through `torch.compile`. Speed-ups are those over the
 dense adapter of the same mode. Then come the operators alone, training steps of the new parameters,
-and with `--profile` the kernels of one forward pass.
+and with `--profile` the kernels that forward passes spend their time in.
 
 The file is written after each part, so that little is lost when the time is over. A part that fails
 leaves its error in its place. `--device cpu --tiny` tries everything without a GPU.
@@ -37,7 +37,7 @@ from conditional_adapters._atomic import replace_text
 BACKENDS = ("torch", "triton")
 
 
-def cells(settings: Settings, folder: Path) -> dict[str, Callable[[], Iterator[Part]]]:
+def cells(settings: Settings) -> dict[str, Callable[[], Iterator[Part]]]:
     """Return what there is to measure, by name, the most important first."""
     return {
         "T5-XL, 32 x 512, forward": partial(forward_parts, "T5-XL", 32, 512, settings),
@@ -56,7 +56,7 @@ def cells(settings: Settings, folder: Path) -> dict[str, Callable[[], Iterator[P
             forward_parts, "ViT-L/16 at 512", 32, None, settings
         ),
         "T5-XL, 1 x 512, forward": partial(forward_parts, "T5-XL", 1, 512, settings),
-        "profile": partial(profile_parts, settings, folder),
+        "profile": partial(profile_parts, settings),
     }
 
 
@@ -72,7 +72,7 @@ def _parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=11, help="measured rounds, at least 3")
     parser.add_argument("--warmup", type=int, default=3, help="rounds before")
     parser.add_argument("--compile", action="store_true", help="r = 4, too; minutes more")
-    parser.add_argument("--profile", action="store_true", help="the kernels of a forward pass")
+    parser.add_argument("--profile", action="store_true", help="the kernels of forward passes")
     parser.add_argument("--only", nargs="+", help="cells whose names contain one of these")
     parser.add_argument("--budget-seconds", type=float, default=float("inf"))
     parser.add_argument("--output", type=Path, default=RESULTS / "gpu.json")
@@ -150,7 +150,7 @@ def main() -> None:
     def save(results: dict[str, Any]) -> None:
         replace_text(arguments.output, json.dumps(run | {"results": results}, indent=2) + "\n")
 
-    every = cells(settings, arguments.output.parent)
+    every = cells(settings)
     todo = {name: every[name] for name in _chosen(arguments, list(every))}
     with contextlib.suppress(KeyboardInterrupt):
         measure_all(todo, save, seconds=arguments.budget_seconds)

@@ -7,10 +7,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-ROWS = ("values", "base", "outputs", "inputs", "grad_outputs", "states")  # of hidden states
+# Of hidden states, and weights of their type.
+ROWS = ("values", "base", "outputs", "inputs", "grad_outputs", "states", "residual")
+ROWS += ("down", "up", "norm_weight", "norm_bias")
 TYPES = {
-    **dict.fromkeys(("logits", "weights", "grads", "out", "grad_weights", "scores"), "*fp32"),
-    **dict.fromkeys(("seq", "hidden", "top_k", "tokens_per_weight"), "i32"),
+    **dict.fromkeys(
+        ("logits", "weights", "grads", "out", "grad_weights", "scores", "router"), "*fp32"
+    ),
+    **dict.fromkeys(("seq", "hidden", "top_k", "tokens_per_weight", "num_tokens", "dim"), "i32"),
     "epsilon": "fp32",
     "budgets": "*i32",
     "indices": "*i64",
@@ -18,18 +22,32 @@ TYPES = {
 }
 
 
+# What shapes a kernel besides sizes, in the fullest form.
+CHOICES = {
+    "NORM": "layer",
+    "HAS_BIAS": True,
+    "HAS_ROUTER": True,
+    "ACTIVATION": "gelu",
+    "BLOCK": 128,
+    "BLOCK_TOKENS": 32,
+    "BLOCK_DIM": 64,
+}
+
+
 def compile_kernel(kernel: triton.JITFunction, rows: str, *, has_ones: bool) -> None:
     """Compile for a type of hidden states; sizes of 1 are constants, as in a launch."""
     types = TYPES | dict.fromkeys(ROWS, rows)
+    if "residual" in kernel.arg_names:
+        types["out"] = rows
     constants = {name: 1 for name in kernel.arg_names if has_ones and types.get(name) == "i32"}
-    constants["BLOCK"] = 128
+    constants |= {name: value for name, value in CHOICES.items() if name in kernel.arg_names}
     signature = {name: types.get(name) for name in kernel.arg_names}
     signature |= dict.fromkeys(constants, "constexpr")
     source = ASTSource(kernel, signature, constexprs=constants)
     assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
 
 
-for part in ("gather_scatter", "scoring", "selection", "soft_topk"):
+for part in ("gather_scatter", "light_branch", "scoring", "selection", "soft_topk"):
     module = import_module(f"conditional_adapters.kernels.{part}")
     for name, kernel in vars(module).items():
         if isinstance(kernel, triton.JITFunction) and name.endswith("_kernel"):

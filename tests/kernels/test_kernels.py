@@ -5,10 +5,13 @@ They run on the GPU where there is one, otherwise in Triton's interpreter on the
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from conditional_adapters import ops
 from conditional_adapters.errors import RoutingError
+from conditional_adapters.modules.adapter import ACTIVATIONS, ParallelAdapter
+from conditional_adapters.modules.light_branch import light_branch
 from tests.ops.oracles import bisect_soft_topk
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install triton (Linux only)")
@@ -213,3 +216,94 @@ def test_double_precision_stays_in_torch() -> None:
         assert torch.equal(ops.select_tokens(scores, top_k=3)[0], indices)
         again = ops.add_weighted_update_(base.clone(), indices, chosen.sin(), chosen, weights)
         assert torch.equal(again, update)
+
+
+def norm_of(kind: str, hidden: int) -> nn.Module | None:
+    """A norm with weights and bias that matter."""
+    if kind == "none":
+        return None
+    norm = T5LayerNorm(hidden) if kind == "rms" else nn.LayerNorm(hidden, bias=kind == "layer")
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter, mean=0.5)
+    return norm.to(DEVICE)
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("kind", ["none", "rms", "layer", "layer without bias"])
+@torch.no_grad()
+def test_the_light_branch_in_one_pass_is_norm_scores_and_adapter(
+    kind: str, activation: str
+) -> None:
+    for batch, seq, hidden, dim in ((2, 9, 70, 5), (1, 1, 16, 16), (3, 20, 200, 33)):
+        adapter = ParallelAdapter(hidden, dim, activation=activation).to(DEVICE)
+        nn.init.normal_(adapter.up)
+        norm, router = norm_of(kind, hidden), torch.randn(hidden, device=DEVICE)
+        # A mean far from 0, where a sum of squares would lose the deviations.
+        states = torch.randn(batch, seq, hidden, device=DEVICE) + 30.0
+        residual = torch.randn(batch, seq, hidden, device=DEVICE)
+        before = residual.clone()
+        with ops.set_kernel_backend("triton"):
+            result = light_branch(adapter, norm, states, residual, router)
+        assert result is not None
+        normalised = states if norm is None else norm(states)
+        updated, scores = result
+        torch.testing.assert_close(updated, adapter(normalised, residual), atol=2e-4, rtol=1e-4)
+        expected = ops.score_tokens(normalised, router)
+        torch.testing.assert_close(scores, expected, atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(residual, before, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float16,
+        pytest.param(
+            torch.bfloat16,
+            marks=pytest.mark.skipif(
+                DEVICE == "cpu", reason="Triton's interpreter multiplies bfloat16 as integers"
+            ),
+        ),
+    ],
+)
+@pytest.mark.parametrize("kind", ["none", "rms", "layer"])
+@torch.no_grad()
+def test_the_light_branch_rounds_where_the_modules_do(kind: str, dtype: torch.dtype) -> None:
+    hidden = 96
+    adapter = ParallelAdapter(hidden, 8, activation="gelu").to(DEVICE)
+    nn.init.normal_(adapter.up)
+    norm = norm_of(kind, hidden)
+    states = torch.randn(2, 17, hidden, device=DEVICE).to(dtype)
+    if norm is not None:
+        norm.to(dtype)
+    with ops.set_kernel_backend("triton"):
+        result = light_branch(adapter, norm, states, states, torch.ones(hidden, device=DEVICE))
+    assert result is not None
+    normalised = states if norm is None else norm(states)
+    updated, scores = result
+    assert updated.dtype == dtype
+    steps = torch.finfo(dtype).eps
+    torch.testing.assert_close(updated, adapter(normalised, states), atol=4 * steps, rtol=2 * steps)
+    expected = normalised.float().sum(-1)
+    torch.testing.assert_close(scores, expected, atol=20 * steps, rtol=2 * steps)
+
+
+def test_the_light_branch_is_left_to_the_modules_where_they_do_more() -> None:
+    states = torch.randn(1, 3, 32, device=DEVICE)
+    narrow, wide = (ParallelAdapter(32, dim).to(DEVICE) for dim in (8, 129))
+
+    def takes(adapter: ParallelAdapter, norm: nn.Module | None, states: Tensor = states) -> bool:
+        with torch.no_grad():
+            return light_branch(adapter, norm, states, states) is not None
+
+    norm = norm_of("layer", 32)
+    assert not takes(narrow, norm)  # torch is the backend
+    with ops.set_kernel_backend("triton"):
+        assert takes(narrow, norm)
+        assert light_branch(narrow, norm, states, states) is None  # a gradient may be wanted
+        assert not takes(wide, norm)
+        assert not takes(narrow, nn.GroupNorm(1, 32))
+        assert not takes(narrow, nn.LayerNorm((3, 32)).to(DEVICE))
+        assert not takes(narrow, norm, states.bfloat16())  # the norm would answer in float32
+        assert not takes(narrow, None, states.double())
+        with torch.autocast(DEVICE, dtype=torch.bfloat16):
+            assert not takes(narrow, norm)

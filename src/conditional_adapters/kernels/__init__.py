@@ -3,12 +3,16 @@
 Imported by `set_kernel_backend("triton")` alone. Each kernel is an operator of torch
 (`torch.ops.conditional_adapters.*`), which `torch.compile` takes as a whole, and none asks the
 device anything, so that CUDA graphs can capture them. Their oracles are the operators of
-`conditional_adapters.ops`. Not yet measured on a GPU.
+`conditional_adapters.ops`, and of `light_branch` the modules that it stands for.
 """
 
 from .gather_scatter import add_weighted_update as add_weighted_update
 from .gather_scatter import add_weighted_update_ as add_weighted_update_
 from .gather_scatter import gather_rows as gather_rows
+from .light_branch import ACTIVATIONS as ACTIVATIONS
+from .light_branch import MAX_ADAPTER_DIM as MAX_ADAPTER_DIM
+from .light_branch import Norm as Norm
+from .light_branch import light_branch as light_branch
 from .scoring import score as score
 from .selection import select as select
 from .selection import select_and_weigh as select_and_weigh

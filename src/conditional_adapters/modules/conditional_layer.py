@@ -104,7 +104,6 @@ class ConditionalLayer(DynamicSubclass):
         context: SequenceContext | None,
     ) -> Any:  # noqa: ANN401
         plan = self.coda_plan
-        normalised = self.coda_normalise(hidden_states)
         budget = None
         if parts.is_routed and not self._coda_is_small(hidden_states):
             if context is None:
@@ -113,11 +112,15 @@ class ConditionalLayer(DynamicSubclass):
             budget = parts.budget(hidden_states.shape[1], context, ends)
         if context is None or budget is None:
             output = super().forward(hidden_states, **arguments)
-            return _with_states(output, parts.adapt(normalised, layer_states(output)))
+            kept = layer_states(output)
+            at_once = parts.in_one_pass(self._coda_norm, hidden_states, kept)
+            if at_once is not None:
+                return _with_states(output, at_once[0])
+            return _with_states(output, parts.adapt(self.coda_normalise(hidden_states), kept))
 
         if plan.prepare_arguments is not None:
             plan.prepare_arguments(self, hidden_states, arguments)
-        decision = parts.route(normalised, budget)
+        decision, normalised, light = self._coda_route(parts, hidden_states, budget)
         selection = _selection(decision, budget, context, parts.attention_mode)
         chosen = gather_tokens(hidden_states, selection.indices)
         gathered = gather_arguments(arguments, plan.gathered, selection, chosen.dtype)
@@ -129,12 +132,25 @@ class ConditionalLayer(DynamicSubclass):
                 arguments.get("position_embeddings"),
             )
         output = self._coda_process(hidden_states, chosen, gathered, selection)
-        light = parts.adapt(normalised, hidden_states)
+        if light is None:
+            light = parts.adapt(cast("Tensor", normalised), hidden_states)
         states = add_weighted_update_(
             light, selection.indices, layer_states(output), chosen, decision.selected_weights
         )
         carried = {i: arguments[name] for i, name in plan.carried_outputs.items()}
         return _with_states(output, states, carried)
+
+    def _coda_route(
+        self, parts: LayerAdapter | MixedAdapters, hidden_states: Tensor, budget: Budget
+    ) -> tuple[RoutingDecision, Tensor | None, Tensor | None]:
+        """Return the decision, and either the normalised states or all that is made of them."""
+        if parts.attention_mode == "k_to_k":  # otherwise the normalised states of all are keys
+            at_once = parts.in_one_pass(self._coda_norm, hidden_states, hidden_states, budget)
+            if at_once is not None:
+                light, decision = at_once
+                return cast("RoutingDecision", decision), None, light
+        normalised = self.coda_normalise(hidden_states)
+        return parts.route(normalised, budget), normalised, None
 
     def _coda_process(
         self,
@@ -157,10 +173,15 @@ class ConditionalLayer(DynamicSubclass):
             return False
         return hidden_states.shape[0] * hidden_states.shape[1] < limit
 
+    @property
+    def _coda_norm(self) -> nn.Module | None:
+        name = self.coda_plan.input_norm
+        return None if name is None else self.get_submodule(name)
+
     def coda_normalise(self, hidden_states: Tensor) -> Tensor:
         """Return what router and adapter read: the input after the layer's own first norm."""
-        name = self.coda_plan.input_norm
-        return hidden_states if name is None else self.get_submodule(name)(hidden_states)
+        norm = self._coda_norm
+        return hidden_states if norm is None else norm(hidden_states)
 
 
 def _selection(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import RoutingError
 from ..ops import clamp_size, score_tokens, token_budget
 from .adapter import ParallelAdapter, adapt_rows
+from .light_branch import light_branch
 from .router import Budget, Router, RoutingDecision
 from .rows import AdapterRows, run_by_group
 from .sequence import SequenceContext
@@ -69,6 +70,33 @@ class LayerAdapter(nn.Module):
         """Choose the tokens."""
         decision: RoutingDecision = cast("Router", self.router)(states, budget)
         return decision
+
+    def in_one_pass(
+        self,
+        norm: nn.Module | None,
+        states: Float[Tensor, "batch seq hidden"],
+        residual: Float[Tensor, "batch seq hidden"],
+        budget: Budget | None = None,
+    ) -> tuple[Tensor, RoutingDecision | None] | None:
+        """Norm, adapt and route with one pass over the states, where a kernel can do that.
+
+        Args:
+            norm: The layer's own first norm, if router and adapter read what it gives.
+            states: The layer's input.
+            residual: What the light branch is added to. Not changed.
+            budget: How many tokens may be chosen; None chooses none.
+
+        Returns:
+            What `adapt` and `route` return for the normalised states; None where it has to be done
+            part by part.
+        """
+        router = None if budget is None else self.router
+        weight = router.weight if router is not None and router.kind == "learned" else None
+        outputs = light_branch(self.adapter, norm, states, residual, weight)
+        if outputs is None or router is None:
+            return outputs and (outputs[0], None)
+        updated, scores = outputs
+        return updated, router(states, budget, scores if weight is not None else None)
 
     def adapt(
         self,
@@ -182,6 +210,10 @@ class MixedAdapters:
 
         tensors = (states, budget.per_row, budget.token_mask)
         return RoutingDecision(*run_by_group(self.rows, settings, decide, *tensors))
+
+    def in_one_pass(self, *_: object) -> None:
+        """Tell that the rows' own adapters are computed part by part."""
+        return None
 
     def adapt(
         self,

@@ -90,17 +90,25 @@ class Router(nn.Module):
         seed = self.seed if self.kind == "random" else None
         return self.kind, self.epsilon, self.method, self.gate, seed
 
-    def forward(self, states: Float[Tensor, "batch seq hidden"], budget: Budget) -> RoutingDecision:
+    def forward(
+        self,
+        states: Float[Tensor, "batch seq hidden"],
+        budget: Budget,
+        router_logits: Float[Tensor, "batch seq"] | None = None,
+    ) -> RoutingDecision:
         """Decide for a batch.
 
         Args:
             states: What the layer's first norm makes of its input.
             budget: How many tokens may be selected.
+            router_logits: The scores of these states, if they are known already.
 
         Returns:
             The decision. Gradients reach the router through `selected_weights`.
         """
-        return self.decide(self.score(states, budget), budget)
+        if router_logits is None:
+            router_logits = self.score(states, budget)
+        return self.decide(router_logits, budget)
 
     def decide(self, router_logits: Float[Tensor, "batch seq"], budget: Budget) -> RoutingDecision:
         """Decide for a batch whose scores are known."""

@@ -7,6 +7,7 @@ and position biases.
 """
 
 from ._backend import KernelBackend as KernelBackend
+from ._backend import active_kernels as active_kernels
 from ._backend import set_kernel_backend as set_kernel_backend
 from ._budget import clamp_size as clamp_size
 from ._budget import token_budget as token_budget
