@@ -66,6 +66,10 @@ class Candidate:
         ops.set_kernel_backend(self.backend)
 
 
+def _label(factor: float) -> str:
+    return REFERENCE if factor == 1 else f"r = {factor:g}"
+
+
 class Subject:
     """A model on the device, what it reads, and the ways to run it.
 
@@ -83,9 +87,9 @@ class Subject:
         self.model = encoder.build(settings.device, settings.dtype)
         inputs = make_inputs(self.model, batch, tokens)
         self.inputs = {key: value.to(settings.device) for key, value in inputs.items()}
-        self.candidates = {DENSE: Candidate(None), REFERENCE: Candidate(1.0)} | {
-            f"r = {factor:g}, {backend}": Candidate(factor, backend)
-            for factor in settings.factors
+        self.candidates = {DENSE: Candidate(None)} | {
+            f"{_label(factor)}, {backend}": Candidate(factor, backend)
+            for factor in (1.0, *settings.factors)
             for backend in settings.backends
         }
         # For what takes long: the dense adapter and r = 4.
@@ -123,7 +127,7 @@ class Subject:
     def rows(
         self, runs: Mapping[str, Run], errors: Mapping[str, str], *, applies: bool = True
     ) -> dict[str, Any]:
-        """Time candidates in turns and set them beside the dense adapter and the operations.
+        """Time candidates in turns and set them beside the faster dense adapter and operations.
 
         Args:
             runs: What `usable` returns.
@@ -140,13 +144,15 @@ class Subject:
             warmup=self.settings.warmup,
         )
         report: dict[str, Any] = {name: {"error": error} for name, error in errors.items()}
+        dense = [name for name in times if self.candidates[name].factor == 1]
+        reference = min(dense, key=lambda name: times[name].median, default=None)
         for name, timing in times.items():
             report[name] = {"milliseconds": _milliseconds(timing)}
-            if REFERENCE in times:
-                speed_up = timing.speed_up(times[REFERENCE])
+            if reference is not None:
+                speed_up = timing.speed_up(times[reference])
                 report[name]["times_faster"] = round(speed_up, 3)
                 if self.flops:
-                    ratio = self.flops[REFERENCE] / self.flops[name]
+                    ratio = self.flops[reference] / self.flops[name]
                     report[name]["flop_ratio"] = round(ratio, 3)
                     report[name]["share_of_flop_ratio"] = round(speed_up / ratio, 3)
         return report

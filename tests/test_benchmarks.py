@@ -224,7 +224,7 @@ def test_the_gpu_benchmark_runs_without_a_gpu_and_keeps_errors_in_their_place(
     module.main()
     report = json.loads((tmp_path / "gpu.json").read_text())
     forward = report["results"]["BERT-base, 32 x 512, forward"]
-    assert list(forward["eager"]) == ["dense", "dense + adapter", "r = 4, torch"]
+    assert list(forward["eager"]) == ["dense", "dense + adapter, torch", "r = 4, torch"]
     assert forward["eager"]["r = 4, torch"]["flop_ratio"] > 1
     assert forward["about"]["inputs"] == {"input_ids": [2, 16]}
     (operators,) = report["results"]["operators"].values()
