@@ -1,27 +1,22 @@
-"""What is measured on a GPU, part by part, so that a part which fails takes no other with it.
+"""Models on a GPU, part by part, so that a part which fails takes no other with it.
 
 Each function yields the parts of one cell: a name, and what measures it when it is called. The
 model of a cell is made once, and given back with the last part.
 """
 
-import os
-import sys
-import traceback
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel
 
 from benchmarks._encoder_models import make_inputs, prepare
 from benchmarks._gpu_models import ENCODERS
+from benchmarks._gpu_report import describe_error
 from benchmarks._products import OperatorObserver
-from benchmarks._report import ROOT, Report
+from benchmarks._report import Report
 from benchmarks.encoders import DENSE, REFERENCE, training_step
 from conditional_adapters import ops
 from conditional_adapters.analysis.flops import count_flops
@@ -30,8 +25,6 @@ from conditional_adapters.analysis.timing import Timing, compile_module, time_in
 Run = Callable[[], object]
 Part = tuple[str, Callable[[], Report]]
 TORCH, TRITON = "torch", "triton"
-CALLS = 20  # of an operator alone, in one measurement
-OPERATOR_SHAPES, HIDDEN = ((32, 512), (8, 4096)), 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +140,7 @@ class Subject:
         dense = [name for name in times if self.candidates[name].factor == 1]
         reference = min(dense, key=lambda name: times[name].median, default=None)
         for name, timing in times.items():
-            report[name] = {"milliseconds": _milliseconds(timing)}
+            report[name] = {"milliseconds": milliseconds(timing)}
             if reference is not None:
                 speed_up = timing.speed_up(times[reference])
                 report[name]["times_faster"] = round(speed_up, 3)
@@ -248,7 +241,8 @@ def capture(run: Run, pool: Any = None) -> torch.cuda.CUDAGraph:  # noqa: ANN401
     return graph
 
 
-def _milliseconds(timing: Timing, calls: int = 1) -> Report:
+def milliseconds(timing: Timing, calls: int = 1) -> Report:
+    """Return median and quartiles of one of so many calls."""
     lower, median, upper = (round(1e3 * second / calls, 4) for second in timing.quartiles)
     return {"median": median, "q1": lower, "q3": upper}
 
@@ -291,189 +285,3 @@ def _step(name: str, batch: int, tokens: int | None, settings: Settings) -> Repo
 
     report = subject.rows(*subject.usable(make, subject.few))
     return _joined(report, memory)
-
-
-def operator_parts(settings: Settings) -> Iterator[Part]:
-    """Yield the operators of routing, alone."""
-    shapes, hidden = (((2, 16),), 8) if settings.is_tiny else (OPERATOR_SHAPES, HIDDEN)
-    for batch, seq in shapes:
-        yield f"{batch} x {seq}, k = n / 4", partial(_operators, batch, seq, hidden, settings)
-
-
-def _operators(batch: int, seq: int, hidden: int, settings: Settings) -> Report:
-    """Time each operator with each backend: calls in a row, and the same calls as a graph."""
-    report: Report = {}
-    with ops.set_kernel_backend(TORCH):
-        calls = _operator_calls(batch, seq, hidden, settings)
-    for name, operator in calls.items():
-        runs: dict[str, Run] = {}
-        errors: dict[str, str] = {}
-        for backend in settings.backends:
-
-            def repeat(operator: Run = operator, backend: ops.KernelBackend = backend) -> None:
-                with ops.set_kernel_backend(backend):
-                    for _ in range(CALLS):
-                        operator()
-
-            try:
-                repeat()
-                runs[f"{backend}, eager"] = repeat
-                if settings.on_gpu:
-                    runs[f"{backend}, CUDA graph"] = capture(repeat).replay
-            except Exception as error:
-                errors[backend] = describe_error(error)
-        times = time_interleaved(runs, rounds=settings.rounds, warmup=settings.warmup)
-        report[name] = {key: {"error": error} for key, error in errors.items()} | {
-            key: {"milliseconds": _milliseconds(timing, CALLS)} for key, timing in times.items()
-        }
-    return report
-
-
-def _operator_calls(batch: int, seq: int, hidden: int, settings: Settings) -> dict[str, Run]:
-    k = seq // 4
-    like: dict[str, Any] = {"device": settings.device, "dtype": settings.dtype}
-    scores = torch.randn(batch, seq, device=settings.device, requires_grad=True)
-    grad, weights = torch.randn_like(scores), torch.rand(batch, k, device=settings.device)
-    states, light = torch.randn(batch, seq, hidden, **like), torch.randn(batch, seq, hidden, **like)
-    outputs = torch.randn(batch, k, hidden, **like)
-    indices, _ = ops.select_tokens(scores, top_k=k)
-    inputs = ops.gather_tokens(states, indices)
-
-    def forward() -> Tensor:
-        return ops.soft_topk(scores, top_k=k, epsilon=1.0)
-
-    def without_gradient(function: Callable[..., object], *args: object, **kwargs: object) -> Run:
-        return torch.no_grad()(partial(function, *args, **kwargs))
-
-    sizes: dict[str, Any] = {"top_k": k, "epsilon": 1.0}
-    update = (light, indices, outputs, inputs, weights)
-    return {
-        "soft_topk": without_gradient(forward),
-        "soft_topk, forward and backward": lambda: torch.autograd.grad(forward(), scores, grad),
-        "select_and_weigh": without_gradient(ops.select_and_weigh, scores, **sizes),
-        "gather_tokens": without_gradient(ops.gather_tokens, states, indices),
-        "add_weighted_update_": without_gradient(ops.add_weighted_update_, *update),
-    }
-
-
-def synchronisation_parts(settings: Settings) -> Iterator[Part]:
-    """Yield how often a forward pass waits for the device, dense and conditional."""
-    if not settings.on_gpu:
-        return
-    for name, tokens in (("BERT-base", 128), ("T5-XL", 128)):
-        yield name, partial(_synchronisations, name, tokens, settings)
-
-
-def _synchronisations(name: str, tokens: int, settings: Settings) -> Report:
-    subject = Subject(name, 2, tokens, settings)
-    ids = subject.inputs["input_ids"]
-    mask = torch.ones_like(ids)
-    mask[0, ids.shape[1] // 2 :] = 0
-    report: Report = {}
-    for key, candidate in subject.candidates.items():
-        candidate.apply(subject.model)
-        report[key] = {
-            "without a mask": synchronisations(subject.infer),
-            "with a mask": synchronisations(_inference(subject.model, ids, mask)),
-        }
-    return report
-
-
-def _inference(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Run:
-    return torch.inference_mode()(partial(model, input_ids=ids, attention_mask=mask))
-
-
-def synchronisations(run: Run) -> list[str]:
-    """Return the lines of code at which a call waits for the device, after a first call."""
-    run()
-    torch.cuda.synchronize()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            run()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    return [
-        f"{_short(warning.filename)}:{warning.lineno}"
-        for warning in caught
-        # Not that the mode of looking for them is a prototype, which it says the first time.
-        if "called a synchronizing" in str(warning.message)
-    ]
-
-
-def _short(path: str) -> str:
-    """Return the path of a file in its package or in this repository."""
-    folders = [f"{folder}{os.sep}" for folder in (ROOT, *sys.path)]
-    return path.removeprefix(max((f for f in folders if path.startswith(f)), key=len, default=""))
-
-
-def profile_parts(settings: Settings) -> Iterator[Part]:
-    """Yield which kernels a forward pass spends its time in, dense and conditional."""
-    for name, tokens in (("T5-XL", 512), ("ViT-L/16 at 224", None), ("Whisper-large-v3", None)):
-        subject = Subject(name, 32, tokens, settings)
-        for candidate in subject.few:
-            yield f"{name}, {candidate}", partial(_profile, subject, candidate)
-
-
-def _profile(subject: Subject, name: str) -> Report:
-    subject.candidates[name].apply(subject.model)
-    subject.infer()
-    on_gpu = subject.settings.on_gpu
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with profile(activities=activities) as profiler:
-        subject.infer()
-        if on_gpu:
-            torch.cuda.synchronize()
-    return kernel_table(profiler, on_gpu=on_gpu)
-
-
-def kernel_table(profiler: profile, *, on_gpu: bool, limit: int = 20) -> Report:
-    """Return the kernels that take most of the time, those of a name together."""
-    events = profiler.key_averages()
-    if on_gpu:
-        cuda = torch.autograd.DeviceType.CUDA
-        spent = {e: e.self_device_time_total for e in events if e.device_type == cuda}
-    else:
-        spent = {event: event.self_cpu_time_total for event in events}
-    slowest = sorted(spent, key=spent.__getitem__, reverse=True)[:limit]
-    return {
-        "milliseconds": round(sum(spent.values()) / 1e3, 3),
-        "calls": sum(event.count for event in spent),
-        "slowest": [
-            {
-                "kernel": event.key[:120],
-                "milliseconds": round(spent[event] / 1e3, 3),
-                "calls": event.count,
-            }
-            for event in slowest
-        ],
-    }
-
-
-def describe_device(device: str) -> Report:
-    """Name the GPU, and what computes on it."""
-    about: Report = {"device": device}
-    if device != "cuda":
-        return about
-    import triton
-
-    properties = torch.cuda.get_device_properties(0)
-    return about | {
-        "gpu": properties.name,
-        "capability": f"{properties.major}.{properties.minor}",
-        "multiprocessors": properties.multi_processor_count,
-        "memory_gigabytes": round(properties.total_memory / 1e9, 1),
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
-        "triton": triton.__version__,
-        "allocator": torch.cuda.get_allocator_backend(),
-        "allocator_settings": os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ""),
-    }
-
-
-def describe_error(error: Exception) -> str:
-    """Return what went wrong, in a few lines, and where."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    text = f"{type(error).__name__}: {error}"
-    return f"{text[:600]} ({_short(where.filename)}:{where.lineno})"

@@ -20,17 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._encoder_models import TYPES
-from benchmarks._gpu_cells import (
-    Part,
-    Settings,
-    describe_device,
-    describe_error,
-    forward_parts,
-    operator_parts,
-    profile_parts,
-    step_parts,
-    synchronisation_parts,
-)
+from benchmarks._gpu_cells import Part, Settings, forward_parts, step_parts
+from benchmarks._gpu_observations import profile_parts, synchronisation_parts
+from benchmarks._gpu_operators import operator_parts
+from benchmarks._gpu_report import describe_device, describe_error
 from benchmarks._report import RESULTS, Report, describe_run
 from conditional_adapters._atomic import replace_text
 

@@ -1,14 +1,14 @@
 """Write docs/benchmarks.md from benchmarks/results/*.json: `python -m scripts.benchmark_page`."""
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from scripts._encoder_tables import describe, encoder_tables, table
+from scripts import _benchmark_tables as tables
+from scripts._encoder_tables import encoder_tables
 from scripts._gpu_table import gpu_tables
 
 RESULTS, TARGET = Path("benchmarks/results"), Path("docs/benchmarks.md")
@@ -40,7 +40,10 @@ them; `--allocator` takes glibc's huge pages, tcmalloc or jemalloc.
 Speed-ups are over dense adapters in the same mode. Eager, the host launches kernels one by one, and
 small models wait for it: conditional layers launch more of them and are then slower than dense
 ones. A CUDA graph takes that away, and the Triton kernels (`ops.set_kernel_backend("triton")`) are
-worth having in both. Where the rest of the time goes has not been profiled.
+worth having in both. These figures are from before norm, scores and adapter became one kernel,
+which a profile (`benchmarks/results/gpu_profile.json`) asked for:
+[decision 0009](decisions/0009-triton-kernels.md) has what it takes alone, and `experiments/LOG.md`
+what models took with it on a GPU that was not idle.
 
 {gpu}
 
@@ -113,20 +116,20 @@ def render(results: Mapping[str, Mapping[str, Any]]) -> str:
         Markdown.
     """
     return PAGE.format(
-        minilm=_minilm(results["minilm"]),
+        minilm=tables.minilm(results["minilm"]),
         encoders=encoder_tables(results["encoders"]),
         gpu=_if_measured(results, "gpu", gpu_tables),
-        lengths=_lengths(results["lengths"]),
-        ragged=_ragged(results["ragged"]),
-        peers=_peers(results["peers"]),
-        routing_overhead=_if_measured(results, "routing_overhead", _routing_overhead),
-        int8=_if_measured(results, "int8", _int8),
+        lengths=tables.lengths(results["lengths"]),
+        ragged=tables.ragged(results["ragged"]),
+        peers=tables.peers(results["peers"]),
+        routing_overhead=_if_measured(results, "routing_overhead", tables.routing_overhead),
+        int8=_if_measured(results, "int8", tables.int8),
         many_adapters_factor=f"{results['many_adapters']['reduction_factor']:g}",
-        many_adapters=_many_adapters(results["many_adapters"]),
-        short_inputs=_short_inputs(results["short_inputs"]),
-        onnx=_onnx(results["onnx"]),
-        conformer=_conformer(results["conformer"]),
-        soft_topk=_soft_topk(results["soft_topk"]),
+        many_adapters=tables.many_adapters(results["many_adapters"]),
+        short_inputs=tables.short_inputs(results["short_inputs"]),
+        onnx=tables.onnx(results["onnx"]),
+        conformer=tables.conformer(results["conformer"]),
+        soft_topk=tables.soft_topk(results["soft_topk"]),
     )
 
 
@@ -135,52 +138,12 @@ def read_results() -> dict[str, dict[str, Any]]:
     return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
 
 
-def _minilm(report: Mapping[str, Any]) -> str:
-    rows = [
-        (
-            row["encoder"],
-            f"{row['seconds'] * 1e3:.0f}",
-            f"{row['speed_up']:.2f}x",
-            f"{row['flop_ratio']:.2f}x",
-            f"{row['speed_up'] / row['flop_ratio']:.2f}",
-        )
-        for row in report["rows"]
-    ]
-    heads = ("encoder", "ms", "speed-up over dense adapters", "FLOP ratio", "share of it reached")
-    return f"{report['setting']}, torch {report['torch']}: `coda bench --json`.\n\n" + table(
-        heads, rows
-    )
-
-
-def _lengths(report: Mapping[str, Any]) -> str:
-    rows = report["results"]["rows"]
-    times = {(row["tokens"], row["encoder"]): row for row in rows}
-    lengths, encoders = (sorted({n for n, _ in times}), list(dict.fromkeys(e for _, e in times)))
-    shown = [name for name in encoders if name.startswith("r =")]
-    cells = [
-        (
-            str(length),
-            f"{times[length, 'dense + adapter']['milliseconds']:.0f}",
-            *("{times_faster:.2f}x of {flop_ratio:.2f}x".format(**times[length, e]) for e in shown),
-        )
-        for length in lengths
-    ]
-    growth = {e: _growth([times[length, e] for length in lengths]) for e in encoders}
-    slopes = "; ".join(f"{name}: {slope:.2f}" for name, slope in growth.items())
-    heads = ("tokens", "ms, dense + adapter", *(f"{name}, of the FLOP ratio" for name in shown))
-    return (
-        f"One text of MiniLM's size, random weights, {describe(report)}\n\n"
-        f"![Time over tokens, both axes logarithmic](images/{LENGTHS_PICTURE.name})\n\n"
-        f"{table(heads, cells)}\n\n"
-        f"Time grows with this power of the length, from the shortest to the longest: {slopes}."
-    )
-
-
-def _growth(rows: list[Mapping[str, Any]]) -> float:
-    """Return the mean slope of time over tokens, both logarithmic."""
-    first, last = rows[0], rows[-1]
-    ratio = last["milliseconds"] / first["milliseconds"]
-    return math.log(ratio) / math.log(last["tokens"] / first["tokens"])
+def _if_measured(
+    results: Mapping[str, Mapping[str, Any]],
+    name: str,
+    section: Callable[[Mapping[str, Any]], str],
+) -> str:
+    return section(results[name]) if name in results else _NOT_MEASURED.format(name)
 
 
 def draw_lengths(report: Mapping[str, Any]) -> Figure:
@@ -205,181 +168,6 @@ def draw_lengths(report: Mapping[str, Any]) -> Figure:
         axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=5, fontsize=8)
     return figure
-
-
-def _ragged(report: Mapping[str, Any]) -> str:
-    rows = [
-        (
-            name,
-            way,
-            f"{row['tokens_per_second']}",
-            f"{row['share_of_equal_lengths']:.2f}",
-            f"{row['times_faster_than_dense']:.2f}x",
-        )
-        for name, ways in report["results"].items()
-        if isinstance(ways, dict)
-        for way, row in ways.items()
-    ]
-    heads = ("encoder", "texts", "tokens per second", "of equal lengths", "over dense adapters")
-    shape = f"{report['results']['texts']} articles, lengths {report['lengths']} tokens"
-    return f"{shape}, {describe(report)}\n\n{table(heads, rows)}"
-
-
-def _if_measured(
-    results: Mapping[str, Mapping[str, Any]],
-    name: str,
-    section: Callable[[Mapping[str, Any]], str],
-) -> str:
-    return section(results[name]) if name in results else _NOT_MEASURED.format(name)
-
-
-def _peers(report: Mapping[str, Any]) -> str:
-    tables, apart = [], {}
-    for shape, candidates in report["results"].items():
-        rows = []
-        for name, row in candidates.items():
-            apart |= row.get("own_environment", {})
-            known = "milliseconds" in row
-            time = f"{row['milliseconds']['median']:.0f}" if known else "(ratio only)"
-            rows.append((name, time, f"{row['times_faster_than_plain']:.2f}x"))
-        tables.append(table((shape, "ms", "over the plain encoder"), rows))
-    what = f"BERT-base's size, random weights, {report['dtype']}"
-    if apart:
-        versions = ", ".join(f"{name} {version}" for name, version in apart.items())
-        tables.append(
-            f"Ratio only: {versions}, in an environment of its own, over its own plain model "
-            "(`python -m benchmarks.adapters_library`)."
-        )
-    return f"{what}, {describe(report)}\n\n" + "\n\n".join(tables)
-
-
-def _routing_overhead(report: Mapping[str, Any]) -> str:
-    pieces = next(iter(report["results"].values()))
-    rows = [
-        (
-            piece,
-            *(
-                f"{found[piece]['milliseconds']:.2f} ms, {found[piece]['share_of_forward']:.1%}"
-                for found in report["results"].values()
-            ),
-        )
-        for piece in pieces
-    ]
-    shape = (
-        f"{report['batch_size']} x {report['tokens']} tokens, r = {report['reduction_factor']:g}"
-    )
-    cells = table((shape, *report["results"]), rows)
-    return f"Random weights, {describe(report)}\n\n{cells}"
-
-
-def _int8(report: Mapping[str, Any]) -> str:
-    rows = [
-        (
-            name,
-            f"{row['accuracy']:.1%}",
-            f"{100 * row['accuracy_difference']:+.1f} "
-            f"({100 * row['interval'][0]:+.1f} to {100 * row['interval'][1]:+.1f})",
-            f"{row['p_value']:.2f}",
-            f"{row['same_class']:.1%}",
-        )
-        for name, row in report["results"].items()
-    ]
-    heads = ("", "accuracy", "points against float32 (95 %)", "McNemar's p", "same class")
-    part = f", {report['split']}" if report["split"] else ""
-    what = f"{report['data']}{part}, {report['rows']} rows, r = {report['reduction_factor']:g}"
-    return f"{what}, {describe(report)}\n\n{table(heads, rows)}"
-
-
-def _many_adapters(report: Mapping[str, Any]) -> str:
-    rows = []
-    for adapters, found in report["results"].items():
-        for shape, batch in found["batches"].items():
-            rows.append(
-                (
-                    adapters.removesuffix(" adapters"),
-                    f"{found['megabytes']['all']:.0f}",
-                    shape,
-                    f"{batch['mixed']['milliseconds']['median']:.0f}",
-                    f"{batch['mixed_times_faster_than_one_adapter']:.2f}x",
-                    f"{batch['mixed_times_faster_than_switched']:.2f}x",
-                    f"{found['swap']['replaced']['milliseconds']['median']:.1f}",
-                )
-            )
-    heads = (
-        "adapters", "MB, backbone and all", "rows x tokens", "ms, mixed", "over one adapter",
-        "over switched", "ms to swap one",
-    )  # fmt: skip
-    return f"Random adapters, {describe(report)}\n\n{table(heads, rows)}"
-
-
-def _short_inputs(report: Mapping[str, Any]) -> str:
-    first, *factors = next(iter(report["results"].values()))
-    rows = [
-        (
-            shape,
-            f"{row[first]['milliseconds']:.1f}",
-            *(f"{row[name]['times_faster_than_dense']:.2f}x" for name in factors),
-        )
-        for shape, row in report["results"].items()
-    ]
-    heads = ("rows x tokens", f"ms, {first}", *(n.removeprefix("conditional, ") for n in factors))
-    load = report["machine"]["load_average"][0]
-    where = f"MiniLM's size, random weights, {report['machine']['cores']} cores at load {load}"
-    return (
-        f"Speed-up over dense adapters; below 1 the conditional encoder is slower. {where}, "
-        f"{describe(report)}\n\n{table(heads, rows)}"
-    )
-
-
-def _onnx(report: Mapping[str, Any]) -> str:
-    rows = []
-    for name, precisions in report["results"].items():
-        for precision, row in precisions.items():
-            rows.append(
-                (
-                    name,
-                    precision,
-                    f"{row['megabytes']:.0f}",
-                    f"{row['milliseconds']['median']:.0f}",
-                    f"{row['times_faster_than_dense']:.1f}x",
-                    f"{row['times_faster_than_dense_float32']:.1f}x",
-                )
-            )
-    heads = ("encoder", "weights", "MB", "ms", "over dense, same weights", "over dense, float32")
-    shape = f"Random weights, {report['batch_size']} x {report['tokens']} tokens"
-    return f"{shape}, {describe(report)}\n\n{table(heads, rows)}"
-
-
-def _conformer(report: Mapping[str, Any]) -> str:
-    rows = [
-        (
-            {"convolutions": "convolutions alone"}.get(name, name),
-            f"{row['milliseconds']['median']:.0f}",
-            f"{row['times_faster_than_dense']:.1f}x",
-            f"{row['times_fewer_flops_than_dense']:.1f}x",
-            f"{row['share_of_convolutions']:.0%}",
-        )
-        for name, row in report["results"].items()
-    ]
-    heads = ("layers", "ms", "times faster", "times fewer FLOPs", "convolution's share of time")
-    shape = f"Random weights, {report['batch_size']} x {report['frames']} frames"
-    return f"{shape}, {describe(report)}\n\n{table(heads, rows)}"
-
-
-def _soft_topk(report: Mapping[str, Any]) -> str:
-    names = {"coor_descent": "coordinate descent, colt5-attention", "torch.topk": "`torch.topk`"}
-    rows = [
-        (
-            names.get(name, name),
-            {"forward": "forward", "forward_backward": "forward and backward"}[direction],
-            f"{row['milliseconds']['median']:.2f}",
-            f"{row['times_faster_than_baseline']['median']:.1f}x",
-        )
-        for direction, methods in report["results"].items()
-        for name, row in methods.items()
-    ]
-    shape = f"Scores {report['shape']}, k = {report['top_k']}, {report['num_iterations']} rounds"
-    return f"{shape}, {describe(report)}\n\n" + table(("method", "", "ms", "times faster"), rows)
 
 
 if __name__ == "__main__":

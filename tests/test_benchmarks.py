@@ -12,9 +12,10 @@ from benchmarks._allocator import use_allocator
 from benchmarks._report import RESULTS
 from conditional_adapters.tasks.bundle import save_task
 from conditional_adapters.tasks.models import load_classifier
+from scripts import _benchmark_tables as tables
 from scripts._encoder_tables import encoder_tables
 from scripts._gpu_table import gpu_tables
-from scripts.benchmark_page import _int8, _peers, _routing_overhead, read_results
+from scripts.benchmark_page import read_results
 from tests.tiny_bert import word_tokenizer, write_bert
 
 
@@ -85,7 +86,7 @@ def test_the_accuracy_of_a_classifier_in_8_bits_is_compared_row_by_row(
     assert exact == 0 < onnx < 1e-5 < min(eight_bits)
     assert max(eight_bits) < 0.1
     assert report["results"]["ONNX Runtime, float32"]["same_class"] == 1
-    assert "rows.csv, 12 rows, r = 2" in _int8(report)
+    assert "rows.csv, 12 rows, r = 2" in tables.int8(report)
 
 
 TINY = ("--factors", "4", "--rounds", "3", "--batches", "1", "2", "--tokens", "16", "--grid")
@@ -191,7 +192,7 @@ def test_the_calls_of_each_piece_of_routing_are_made_again(tmp_path, monkeypatch
     report = json.loads((tmp_path / "r.json").read_text())
     assert list(report["results"]) == ["BERT-base", "MiniLM"]
     assert report["results"]["MiniLM"]["forward pass"]["share_of_forward"] == 1
-    assert "| all of routing | " in _routing_overhead(report)
+    assert "| all of routing | " in tables.routing_overhead(report)
 
 
 def test_a_ratio_from_another_environment_stands_beside_the_peers_as_that() -> None:
@@ -204,7 +205,7 @@ def test_a_ratio_from_another_environment_stands_beside_the_peers_as_that() -> N
     merged = module.merge(peers, found)
     assert merged["results"]["8 x 512"][module.ROW]["times_faster_than_plain"] == 0.951
     assert module.merge(merged, found) == merged
-    page = _peers(merged)
+    page = tables.peers(merged)
     assert f"| {module.ROW} | (ratio only) | 0.95x |" in page
     assert "adapters 1.3.0, transformers 4.57.6, in an environment of its own" in page
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import conditional_adapters as ca
-from benchmarks._gpu_cells import capture, synchronisations
+from benchmarks._gpu_cells import capture
+from benchmarks._gpu_observations import synchronisations
 from conditional_adapters import ops
 from conditional_adapters._attachment import adapter_parameters
 from conditional_adapters._sites import find_sites

@@ -1,0 +1,94 @@
+"""The operators of routing alone on a GPU, in torch and in Triton."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks._encoder_models import ADAPTER_DIM
+from benchmarks._gpu_cells import TORCH, Part, Run, Settings, capture, milliseconds
+from benchmarks._gpu_report import describe_error
+from benchmarks._report import Report
+from conditional_adapters import ops
+from conditional_adapters.analysis.timing import time_interleaved
+from conditional_adapters.modules.adapter import ParallelAdapter
+from conditional_adapters.modules.light_branch import light_branch
+
+CALLS = 20  # of an operator alone, in one measurement
+OPERATOR_SHAPES, HIDDEN = ((32, 512), (8, 4096)), 2048
+
+
+def operator_parts(settings: Settings) -> Iterator[Part]:
+    """Yield the operators of routing, alone."""
+    shapes, hidden = (((2, 16),), 8) if settings.is_tiny else (OPERATOR_SHAPES, HIDDEN)
+    for batch, seq in shapes:
+        yield f"{batch} x {seq}, k = n / 4", partial(_operators, batch, seq, hidden, settings)
+
+
+def _operators(batch: int, seq: int, hidden: int, settings: Settings) -> Report:
+    """Time each operator with each backend: calls in a row, and the same calls as a graph."""
+    report: Report = {}
+    with ops.set_kernel_backend(TORCH):
+        calls = _operator_calls(batch, seq, hidden, settings)
+    for name, operator in calls.items():
+        runs: dict[str, Run] = {}
+        errors: dict[str, str] = {}
+        for backend in settings.backends:
+
+            def repeat(operator: Run = operator, backend: ops.KernelBackend = backend) -> None:
+                with ops.set_kernel_backend(backend):
+                    for _ in range(CALLS):
+                        operator()
+
+            try:
+                repeat()
+                runs[f"{backend}, eager"] = repeat
+                if settings.on_gpu:
+                    runs[f"{backend}, CUDA graph"] = capture(repeat).replay
+            except Exception as error:
+                errors[backend] = describe_error(error)
+        times = time_interleaved(runs, rounds=settings.rounds, warmup=settings.warmup)
+        report[name] = {key: {"error": error} for key, error in errors.items()} | {
+            key: {"milliseconds": milliseconds(timing, CALLS)} for key, timing in times.items()
+        }
+    return report
+
+
+def _operator_calls(batch: int, seq: int, hidden: int, settings: Settings) -> dict[str, Run]:
+    k = seq // 4
+    like: dict[str, Any] = {"device": settings.device, "dtype": settings.dtype}
+    scores = torch.randn(batch, seq, device=settings.device, requires_grad=True)
+    grad, weights = torch.randn_like(scores), torch.rand(batch, k, device=settings.device)
+    states, light = torch.randn(batch, seq, hidden, **like), torch.randn(batch, seq, hidden, **like)
+    outputs = torch.randn(batch, k, hidden, **like)
+    indices, _ = ops.select_tokens(scores, top_k=k)
+    inputs = ops.gather_tokens(states, indices)
+
+    def forward() -> Tensor:
+        return ops.soft_topk(scores, top_k=k, epsilon=1.0)
+
+    adapter = ParallelAdapter(hidden, ADAPTER_DIM, **like)
+    norm, direction = nn.LayerNorm(hidden, **like), torch.randn(hidden, device=settings.device)
+
+    def branch() -> object:
+        at_once = light_branch(adapter, norm, states, states, direction)
+        if at_once is not None:
+            return at_once
+        normalised = norm(states)
+        return adapter(normalised, states), ops.score_tokens(normalised, direction)
+
+    def without_gradient(function: Callable[..., object], *args: object, **kwargs: object) -> Run:
+        return torch.no_grad()(partial(function, *args, **kwargs))
+
+    sizes: dict[str, Any] = {"top_k": k, "epsilon": 1.0}
+    update = (light, indices, outputs, inputs, weights)
+    return {
+        "soft_topk": without_gradient(forward),
+        "soft_topk, forward and backward": lambda: torch.autograd.grad(forward(), scores, grad),
+        "norm, scores and adapter": without_gradient(branch),
+        "select_and_weigh": without_gradient(ops.select_and_weigh, scores, **sizes),
+        "gather_tokens": without_gradient(ops.gather_tokens, states, indices),
+        "add_weighted_update_": without_gradient(ops.add_weighted_update_, *update),
+    }
