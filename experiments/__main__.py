@@ -128,6 +128,7 @@ def speed(
         experiment = experiment.model_copy(update={"rows": chosen})
         torch.manual_seed(0)
         described = describe_run("experiments", "transformers")
+        described["batch_size"] = experiment.timing_batch
         write_speed(name, measure_speed(experiment, rounds=rounds) | {"measurement": described})
         print_table(experiment.title, table(name))
 

@@ -54,7 +54,8 @@ def _section(name: str, experiment: Experiment, results: dict[str, Any]) -> str:
         "",
         f"{experiment.model}, {experiment.data.source}: {some['training_rows']:,} training rows, "
         f"{some['rows']:,} rows of the {some['evaluated_on']} part. Settings: "
-        f"`experiments/{name}/config.yaml`; command: `python -m experiments run {name}`.",
+        f"`experiments/{name}/config.yaml`; command: `python -m experiments run {name}`."
+        + _timing(results["speed"]),
         "",
     ]
     for group, lines in groups.items():
@@ -68,6 +69,14 @@ def _section(name: str, experiment: Experiment, results: dict[str, Any]) -> str:
             path = os.path.relpath(figure, docs())
             text += [f"![{experiment.title}: {what}]({path})", ""]
     return "\n".join(text)
+
+
+def _timing(speed: dict[str, Any]) -> str:
+    """Tell how speeds were measured, if they were."""
+    if not speed:
+        return ""
+    batch = speed["measurement"].get("batch_size", 8)  # 8 before it was noted
+    return f" Timed in batches of {batch}, {speed['measurement']['threads']} threads."
 
 
 def _markdown(lines: list[Line]) -> list[str]:

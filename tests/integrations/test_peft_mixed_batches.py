@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-pytest.importorskip("peft")
+pytest.importorskip("peft", reason="PEFT is not installed: pip install peft")
 
 from peft import get_peft_model
 
