@@ -287,6 +287,22 @@ def test_the_light_branch_rounds_where_the_modules_do(kind: str, dtype: torch.dt
     torch.testing.assert_close(scores, expected, atol=20 * steps, rtol=2 * steps)
 
 
+@torch.no_grad()
+def test_the_bottleneck_is_rounded_before_the_second_product() -> None:
+    adapter = ParallelAdapter(16, 2).to(DEVICE).half()
+    adapter.down.zero_()
+    adapter.down[:, 0] = 1
+    adapter.down[0, 1] = 1
+    adapter.up[:] = torch.tensor([1000.0, -1000.0])
+    states = torch.zeros(1, 2, 16, device=DEVICE, dtype=torch.float16)
+    states[..., 0], states[..., 1] = 1, 2.0**-12  # 1 + 2^-12 is 1 in half precision
+    with ops.set_kernel_backend("triton"):
+        result = light_branch(adapter, None, states, states)
+    assert result is not None
+    assert torch.equal(result[0], states)
+    assert torch.equal(adapter(states, states), states)
+
+
 def test_the_light_branch_is_left_to_the_modules_where_they_do_more() -> None:
     states = torch.randn(1, 3, 32, device=DEVICE)
     narrow, wide = (ParallelAdapter(32, dim).to(DEVICE) for dim in (8, 129))
