@@ -69,7 +69,7 @@ def _operator_calls(batch: int, seq: int, hidden: int, settings: Settings) -> di
     def forward() -> Tensor:
         return ops.soft_topk(scores, top_k=k, epsilon=1.0)
 
-    adapter = ParallelAdapter(hidden, ADAPTER_DIM, **like)
+    adapter = ParallelAdapter(hidden, ADAPTER_DIM).to(**like)
     norm, direction = nn.LayerNorm(hidden, **like), torch.randn(hidden, device=settings.device)
 
     def branch() -> object:
