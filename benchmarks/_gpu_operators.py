@@ -1,11 +1,12 @@
 """The operators of routing alone on a GPU, in torch and in Triton."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from benchmarks._encoder_models import ADAPTER_DIM
 from benchmarks._gpu_cells import TORCH, Part, Run, Settings, capture, milliseconds
@@ -18,6 +19,13 @@ from conditional_adapters.modules.light_branch import light_branch
 
 CALLS = 20  # of an operator alone, in one measurement
 OPERATOR_SHAPES, HIDDEN = ((32, 512), (8, 4096)), 2048
+# Rows, tokens, hidden size and the norm that the light branch reads.
+LIGHT_BRANCHES: dict[str, tuple[int, int, int, type[nn.Module]]] = {
+    "T5-XL": (32, 512, 2048, T5LayerNorm),
+    "Whisper-large-v3": (32, 1500, 1280, nn.LayerNorm),
+    "ViT-L/16": (32, 197, 1024, nn.LayerNorm),
+    "BERT-base": (32, 512, 768, nn.Identity),
+}
 
 
 def operator_parts(settings: Settings) -> Iterator[Part]:
@@ -25,13 +33,38 @@ def operator_parts(settings: Settings) -> Iterator[Part]:
     shapes, hidden = (((2, 16),), 8) if settings.is_tiny else (OPERATOR_SHAPES, HIDDEN)
     for batch, seq in shapes:
         yield f"{batch} x {seq}, k = n / 4", partial(_operators, batch, seq, hidden, settings)
+    for model, size in LIGHT_BRANCHES.items():
+        yield f"{model}'s size", partial(_light_branch, *size, settings)
 
 
 def _operators(batch: int, seq: int, hidden: int, settings: Settings) -> Report:
-    """Time each operator with each backend: calls in a row, and the same calls as a graph."""
-    report: Report = {}
     with ops.set_kernel_backend(TORCH):
         calls = _operator_calls(batch, seq, hidden, settings)
+    return _time_calls(calls, settings)
+
+
+def _light_branch(
+    batch: int, seq: int, hidden: int, norm_type: type[nn.Module], settings: Settings
+) -> Report:
+    batch, seq, hidden = (2, 16, 8) if settings.is_tiny else (batch, seq, hidden)
+    like: dict[str, Any] = {"device": settings.device, "dtype": settings.dtype}
+    adapter, norm = ParallelAdapter(hidden, ADAPTER_DIM).to(**like), norm_type(hidden).to(**like)
+    states, direction = torch.randn(batch, seq, hidden, **like), torch.randn(hidden).to(**like)
+
+    @torch.no_grad()
+    def branch() -> object:
+        at_once = light_branch(adapter, norm, states, states, direction)
+        if at_once is not None:
+            return at_once
+        normalised = norm(states)
+        return adapter(normalised, states), ops.score_tokens(normalised, direction)
+
+    return _time_calls({"norm, scores and adapter": branch}, settings)
+
+
+def _time_calls(calls: Mapping[str, Run], settings: Settings) -> Report:
+    """Time each operator with each backend: calls in a row, and the same calls as a graph."""
+    report: Report = {}
     for name, operator in calls.items():
         runs: dict[str, Run] = {}
         errors: dict[str, str] = {}
@@ -69,16 +102,6 @@ def _operator_calls(batch: int, seq: int, hidden: int, settings: Settings) -> di
     def forward() -> Tensor:
         return ops.soft_topk(scores, top_k=k, epsilon=1.0)
 
-    adapter = ParallelAdapter(hidden, ADAPTER_DIM).to(**like)
-    norm, direction = nn.LayerNorm(hidden, **like), torch.randn(hidden, device=settings.device)
-
-    def branch() -> object:
-        at_once = light_branch(adapter, norm, states, states, direction)
-        if at_once is not None:
-            return at_once
-        normalised = norm(states)
-        return adapter(normalised, states), ops.score_tokens(normalised, direction)
-
     def without_gradient(function: Callable[..., object], *args: object, **kwargs: object) -> Run:
         return torch.no_grad()(partial(function, *args, **kwargs))
 
@@ -87,7 +110,6 @@ def _operator_calls(batch: int, seq: int, hidden: int, settings: Settings) -> di
     return {
         "soft_topk": without_gradient(forward),
         "soft_topk, forward and backward": lambda: torch.autograd.grad(forward(), scores, grad),
-        "norm, scores and adapter": without_gradient(branch),
         "select_and_weigh": without_gradient(ops.select_and_weigh, scores, **sizes),
         "gather_tokens": without_gradient(ops.gather_tokens, states, indices),
         "add_weighted_update_": without_gradient(ops.add_weighted_update_, *update),

@@ -228,8 +228,11 @@ def test_the_gpu_benchmark_runs_without_a_gpu_and_keeps_errors_in_their_place(
     assert list(forward["eager"]) == ["dense", "dense + adapter, torch", "r = 4, torch"]
     assert forward["eager"]["r = 4, torch"]["flop_ratio"] > 1
     assert forward["about"]["inputs"] == {"input_ids": [2, 16]}
-    (operators,) = report["results"]["operators"].values()
+    operators, *branches = report["results"]["operators"].values()
     assert operators["soft_topk, forward and backward"]["torch, eager"]["milliseconds"]["q1"] > 0
+    assert len(branches) == 4
+    for branch in branches:
+        assert branch["norm, scores and adapter"]["torch, eager"]["milliseconds"]["q1"] > 0
     assert "no step" in report["results"]["BERT-base, 32 x 512, step"]["step"]["error"]
     profile = report["results"]["profile"]["T5-XL, r = 4, torch"]
     first, second, *_ = profile["slowest"]

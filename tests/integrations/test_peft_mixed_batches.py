@@ -1,10 +1,6 @@
 """PEFT's `adapter_names` reaches the model inside, with PEFT's name for rows without an adapter."""
 
-import pytest
 import torch
-
-pytest.importorskip("peft", reason="PEFT is not installed: pip install peft")
-
 from peft import get_peft_model
 
 from conditional_adapters.integrations.peft import ConditionalAdapterPeftConfig

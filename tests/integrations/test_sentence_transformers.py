@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sentence_transformers
 import torch
 
 import conditional_adapters as ca
@@ -14,9 +15,6 @@ from conditional_adapters.integrations.peft import ConditionalAdapterPeftConfig
 from tests.integrations.versions import needs_add_adapter
 from tests.tasks.tiny_text import write_bert
 
-sentence_transformers = pytest.importorskip(
-    "sentence_transformers", reason="not installed: pip install sentence-transformers"
-)
 PAGE = Path(__file__).parents[2] / "docs" / "sentence-transformers.md"
 QUESTIONS = [f"cat {'oak' * (i % 3)} {i}" for i in range(16)]
 ANSWERS = [f"{i} dog elm" for i in range(16)]

@@ -93,9 +93,11 @@ class LayerAdapter(nn.Module):
         router = None if budget is None else self.router
         weight = router.weight if router is not None and router.kind == "learned" else None
         outputs = light_branch(self.adapter, norm, states, residual, weight)
-        if outputs is None or router is None:
-            return outputs and (outputs[0], None)
+        if outputs is None:
+            return None
         updated, scores = outputs
+        if router is None:
+            return updated, None
         return updated, router(states, budget, scores if weight is not None else None)
 
     def adapt(
