@@ -40,10 +40,25 @@ EXPERIMENT = {
             "compare": {4: "half"},
         },
         "lora": {"title": "LoRA", "method": "lora", "rank": 2},
-        "full": {"title": "all", "method": "full", "training": {"learning_rate": 0.001}},
-        "probe": {"title": "probe", "method": "probe"},
-        "half": {"title": "half", "num_layers": 2, "adapter": {"reduction_factor": 1}},
-        "short": {"title": "short", "max_length": 8, "adapter": {"reduction_factor": 1}},
+        "full": {
+            "title": "all",
+            "method": "full",
+            "training": {"learning_rate": 0.001},
+            "seeds": [0],
+        },
+        "probe": {"title": "probe", "method": "probe", "seeds": [0]},
+        "half": {
+            "title": "half",
+            "num_layers": 2,
+            "adapter": {"reduction_factor": 1},
+            "seeds": [0],
+        },
+        "short": {
+            "title": "short",
+            "max_length": 8,
+            "adapter": {"reduction_factor": 1},
+            "seeds": [0],
+        },
     },
 }
 
@@ -83,7 +98,8 @@ def test_every_row_runs_once_and_again_only_when_it_changes(folder, monkeypatch)
     invoke("run", "words")
     runs = read_results("words")["runs"]
     assert {row: set(by_seed) for row, by_seed in runs.items()} == {
-        row: {"0"} if row == "elastic" else {"0", "1"} for row in EXPERIMENT["rows"]
+        row: {str(seed) for seed in values.get("seeds", [0, 1])}
+        for row, values in EXPERIMENT["rows"].items()
     }
     for by_seed in runs.values():
         for run in by_seed.values():
@@ -171,7 +187,8 @@ def test_tuning_tries_the_same_rates_for_each_row_on_validation_rows(folder, mon
         "probe": {"1e-06", "0.005"},
     }
     for entry in tuning.values():  # 20 validation rows
-        assert all(20 * accuracy == round(20 * accuracy) for accuracy in entry["accuracy"].values())
+        for (accuracy,) in entry["accuracy"].values():  # of one seed
+            assert 20 * accuracy == round(20 * accuracy)
     assert tuning["dense"]["learning_rate"] == 0.005
     experiment = load_experiment("words")
     assert experiment.digest("dense") == untuned["dense"]  # as in the file: no run is lost
@@ -186,6 +203,27 @@ def test_tuning_tries_the_same_rates_for_each_row_on_validation_rows(folder, mon
     rows = {**EXPERIMENT["rows"], "probe": {**EXPERIMENT["rows"]["probe"], "max_length": 8}}
     write(folder, rows=rows)
     assert set(load_experiment("words").tuned) == {"dense"}  # another row is no longer tuned
+
+
+def test_a_rate_that_fails_with_another_seed_is_not_chosen(folder, monkeypatch) -> None:
+    write(folder, learning_rates=[0.001, 0.002, 0.005], seeds=[0, 1, 2])
+    accuracies = {0.001: [0.5], 0.002: [0.8, 0.8, 0.7], 0.005: [0.9, 0.2]}
+    trained = []
+
+    def run_row(experiment, name, row, seed, workspace):
+        rate = experiment.tuned[row]
+        trained.append((rate, seed))
+        return {"results": [{"accuracy": accuracies[rate][seed]}]}
+
+    monkeypatch.setattr("experiments._tune.run_row", run_row)
+    invoke("tune", "words", "--rows", "dense", "--seeds", "3")
+    entry = json.loads((folder / "words" / "tuning.json").read_text())["dense"]
+    assert entry["learning_rate"] == 0.002
+    assert entry["accuracy"] == {f"{rate:g}": values for rate, values in accuracies.items()}
+    assert trained == [(0.001, 0), (0.002, 0), (0.005, 0), (0.005, 1), (0.002, 1), (0.002, 2)]
+    output = CliRunner().invoke(command.app, ["tune", "words", "--seeds", "4"])
+    assert output.exit_code == 2
+    assert "3 seeds; got 4" in output.output
 
 
 def test_the_kept_layers_are_spread_evenly(folder, tmp_path) -> None:

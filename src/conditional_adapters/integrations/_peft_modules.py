@@ -14,7 +14,6 @@ So no parameter is recognised by a prefix of its name, and names in files are th
 
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -211,10 +210,9 @@ class PeftSwitchableModule(_OwnsParameters, SwitchableModule, ModulesToSaveWrapp
         """The copies, by adapter."""
         return self.coda_copies
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Call the active copy, or the original module; PEFT's forward is not asked."""
-        original = partial(self.coda_original_class.forward, self)
-        return self._coda_answer(original, args, kwargs)
+    def _coda_original(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Call the module as it was; PEFT's forward is not asked."""
+        return self.coda_original_class.forward(self, *args, **kwargs)
 
 
 def find_switch(model: nn.Module) -> AdapterSwitch | None:

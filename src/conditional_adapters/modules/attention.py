@@ -9,6 +9,7 @@ gathered sequence. Everything travels as an argument; nothing is stored on the m
 
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -129,6 +130,7 @@ def route_attention(attention: Any, mixin: type[RoutedAttention]) -> None:  # no
     become(attention, mixin).coda_config = view
 
 
+@cache  # one for all layers
 def _attention_function(name: str) -> Callable[..., Any]:
     def attend(
         module: Any,  # noqa: ANN401

@@ -7,7 +7,7 @@ a call that names an adapter for each row, each row is answered by the copy of i
 
 import copy
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -24,22 +24,28 @@ class SwitchableModule(DynamicSubclass):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Call the active copy, or the original module."""
-        return self._coda_answer(super().forward, args, kwargs)
-
-    def _coda_answer(
-        self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:  # noqa: ANN401
-        copies, rows = self.coda_copies, self.coda_scope.rows
-
-        def copy_of(name: str | None) -> str | None:
-            return name if name is not None and name in copies else None
-
-        def answer(name: str | None) -> Callable[..., Any]:
-            return original if copy_of(name) is None else copies[cast("str", name)]
-
+        rows = self.coda_scope.rows
         names = (self.coda_active,) if rows is None else rows.names
-        if rows is None or len(set(map(copy_of, names))) == 1:
-            return answer(names[0])(*args, **kwargs)
+        if rows is None or len(set(map(self._coda_owner, names))) == 1:
+            return self._coda_forward(names[0])(*args, **kwargs)
+        return self._coda_answer_by_row(rows, args, kwargs)
+
+    def _coda_owner(self, name: str | None) -> str | None:
+        """Return the adapter if it has a copy, None if the original module answers for it."""
+        return name if name is not None and name in self.coda_copies else None
+
+    def _coda_forward(self, name: str | None) -> Callable[..., Any]:
+        owner = self._coda_owner(name)
+        return self._coda_original if owner is None else self.coda_copies[owner]
+
+    def _coda_original(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Call the module as it was."""
+        return super().forward(*args, **kwargs)
+
+    def _coda_answer_by_row(
+        self, rows: AdapterRows, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:  # noqa: ANN401
+        """Answer each row by the copy of its adapter."""
         values = [*args, *kwargs.values()]
         states = next(value for value in values if isinstance(value, Tensor))
         rows.check(states, f"a {self.coda_original_class.__name__}")
@@ -50,9 +56,9 @@ class SwitchableModule(DynamicSubclass):
             for place, tensor in zip(places, tensors, strict=True):
                 chosen[place] = tensor
             named = dict(zip(kwargs, chosen[len(args) :], strict=True))
-            return answer(part.names[0])(*chosen[: len(args)], **named)
+            return self._coda_forward(part.names[0])(*chosen[: len(args)], **named)
 
-        return run_by_group(rows, copy_of, run, *(values[place] for place in places))
+        return run_by_group(rows, self._coda_owner, run, *(values[place] for place in places))
 
 
 def _has_rows(value: object, batch: int) -> bool:
