@@ -69,17 +69,23 @@ def run(
 def tune(
     names: Annotated[list[str], typer.Argument(help="Experiments.")],
     rows: Rows = "",
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Train the leading rate with so many seeds before it wins.")
+    ] = 1,
     jobs: Jobs = 1,
     threads: Threads = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """Choose the learning rate of each row on validation rows; `run` uses it from then on.
 
-    All rows get the same rates (`learning_rates` of the experiment) and one seed. Writes
+    All rows get the same rates (`learning_rates` of the experiment). Writes
     experiments/NAME/tuning.json after every training; what is there is not trained again.
     """
+    for name in names:
+        if seeds > (known := len(load_experiment(name).seeds)):
+            raise typer.BadParameter(f"{name} has {known} seeds; got {seeds}.")
     wanted = [
-        (name, row, workspace)
+        (name, row, workspace, seeds)
         for name in names
         for row in _wanted(load_experiment(name), name, rows)
     ]

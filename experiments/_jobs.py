@@ -25,9 +25,9 @@ def run_one(name: str, row: str, seed: int, workspace: Path) -> None:
     write_run(name, row, seed, result | describe_run("experiments", "transformers"))
 
 
-def tune_one(name: str, row: str, workspace: Path) -> None:
+def tune_one(name: str, row: str, workspace: Path, seeds: int) -> None:
     """Choose the learning rate of a row; see `tune_row`."""
-    rate = tune_row(load_experiment(name), name, row, workspace)
+    rate = tune_row(load_experiment(name), name, row, workspace, seeds=seeds)
     messages.print(f"{name}: {row}, learning rate {rate:g}")
 
 
