@@ -15,6 +15,7 @@ PRODUCTS = {
     aten.bmm.default,
     aten.baddbmm.default,
     aten.convolution.default,
+    torch.ops.mkldnn._linear_pointwise.default,  # of packed weights
     aten._scaled_dot_product_flash_attention_for_cpu.default,
     aten._scaled_dot_product_flash_attention.default,
     aten._scaled_dot_product_efficient_attention.default,
@@ -55,7 +56,9 @@ class _Recorder(OperatorObserver):
             self.calls.append((func, *tree_map(self._stand_in, (args, kwargs))))
 
     def _stand_in(self, value: object) -> object:
-        if not isinstance(value, Tensor) or value.untyped_storage().data_ptr() in self._weights:
+        if not isinstance(value, Tensor) or value.layout != torch.strided:  # a packed weight
+            return value
+        if value.untyped_storage().data_ptr() in self._weights:
             return value
         key = (tuple(value.shape), value.stride(), value.dtype)
         if key not in self._activations:

@@ -2,9 +2,10 @@
 
 For each model, shape and type all candidates take turns in every round, and ratios are taken within
 a round. Beside each time stand the ratio of floating-point operations and the floor: the same
-matrix products and attention alone, with nothing between them. `--compile` times all through
-`torch.compile`. `--step` times a training step of the new parameters instead and measures its peak
-memory, each candidate in a process of its own.
+matrix products and attention alone, with nothing between them. `--packed` packs the weights of all
+candidates (`pack_weights`) and of their floors, `--compile` times all through `torch.compile`.
+`--step` times a training step of the new parameters instead and measures its peak memory, each
+candidate in a process of its own.
 
 What is in the results file already is kept; a new measurement replaces that of the same cell.
 `--grid` measures all models, lengths, batches and types, cell by cell and the cheapest first, and
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+import conditional_adapters as ca
 from benchmarks import _grid
 from benchmarks._allocator import ALLOCATORS, describe_allocator, use_allocator
 from benchmarks._encoder_models import MODELS, TYPES, build, make_inputs, prepare
@@ -171,11 +173,14 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--allocator", choices=ALLOCATORS, default="default")
     parser.add_argument("--step", action="store_true", help="a training step and its memory")
     parser.add_argument("--compile", action="store_true", help="forward passes, compiled")
+    parser.add_argument("--packed", action="store_true", help="forward passes, weights packed")
     parser.add_argument("--cell-minutes", type=float, default=15, help="of a grid; the longest")
     parser.add_argument("--again", action="store_true", help="in a grid: measured cells, too")
     parser.add_argument("--estimate", action="store_true", help="say how long it takes, and end")
     parser.add_argument("--output", type=Path, default=RESULTS / "encoders.json")
     arguments = parser.parse_args()
+    if arguments.step + arguments.compile + arguments.packed > 1:
+        parser.error("choose one of --step, --compile and --packed.")
     is_grid = arguments.grid
     arguments.models = arguments.models or (list(MODELS) if is_grid else ["packaged-minilm"])
     arguments.dtypes = arguments.dtypes or (list(TYPES) if is_grid else ["float32"])
@@ -183,6 +188,7 @@ def _parse() -> argparse.Namespace:
     arguments.tokens = arguments.tokens or (_grid.LENGTHS if is_grid else [512])
     arguments.rounds = arguments.rounds or (_grid.ROUNDS if is_grid else 7)
     arguments.kind = "compiled forward" if arguments.compile else "forward"
+    arguments.kind = "packed forward" if arguments.packed else arguments.kind
     arguments.kind = "step" if arguments.step else arguments.kind
     if arguments.allocator != "default":
         arguments.kind += f", {arguments.allocator}"
@@ -222,6 +228,8 @@ def _measure(cell: Cell, arguments: argparse.Namespace) -> Report:
     if arguments.step:
         found = measure_step(*cell, arguments.factors, arguments.rounds)
     else:
+        if arguments.packed:
+            ca.pack_weights(model)
         inputs = make_inputs(model, cell.batch, cell.tokens)
         sizes = (arguments.factors, arguments.rounds)
         found = measure_forward(model, inputs, *sizes, compiled=arguments.compile)

@@ -32,6 +32,7 @@ PUBLIC = [
     "estimate_flops",
     "load_adapter",
     "measure_speed",
+    "pack_weights",
     "push_to_hub",
     "read_adapter_config",
     "record_routing",
@@ -43,12 +44,14 @@ PUBLIC = [
     "set_reduction_factor",
     "soft_topk",
     "supported_architectures",
+    "unpack_weights",
 ]
 # Each part of the package may import only parts that come before it.
 LAYERS = [
     {"_version", "errors", "_atomic"},
     {"ops", "kernels"},
     {"modules"},
+    {"packing"},
     {"config"},
     {"architectures"},
     {"_sites"},

@@ -43,3 +43,5 @@ from .hub import push_to_hub as push_to_hub
 from .modules import RoutingDecision as RoutingDecision
 from .modules import TokenAxis as TokenAxis
 from .ops import soft_topk as soft_topk
+from .packing import pack_weights as pack_weights
+from .packing import unpack_weights as unpack_weights

@@ -78,6 +78,9 @@ def test_evaluating_the_saved_adapter_gives_an_independent_count(trained, folder
     for row in predictions:
         assert sum(row["scores"].values()) == pytest.approx(1, abs=1e-4)
         assert max(row["scores"], key=row["scores"].get) == row["label"]
+    packed = run("predict", *arguments, "--text-column", "words", "--packed").stdout.splitlines()
+    for row, line in zip(predictions, packed, strict=True):
+        assert json.loads(line)["scores"] == pytest.approx(row["scores"], abs=1e-4)
 
 
 def test_the_attention_mode_is_trained_saved_and_evaluated(folder) -> None:
@@ -160,7 +163,8 @@ def test_the_benchmark_runs_small_batches_dense_if_asked(folder) -> None:
     report = json.loads(run(*bench, "--dense-below", 49).stdout)
     assert report["setting"].endswith("sdpa, dense below 49 tokens")
     assert report["rows"][2]["flop_ratio"] == 1
-    report = json.loads(run(*bench, "--dense-below", 48).stdout)
+    report = json.loads(run(*bench, "--dense-below", 48, "--packed").stdout)
+    assert report["setting"].endswith("sdpa, packed weights, dense below 48 tokens")
     assert report["rows"][2]["flop_ratio"] > 1
 
 

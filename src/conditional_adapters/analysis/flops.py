@@ -9,6 +9,7 @@ Work per element (norms, activations, a router's scores) is not counted.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any
 
 import torch
@@ -29,10 +30,18 @@ def _attention_flop(
     return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
 
-# Operations of our models that torch 2.13 does not count: attention on CPU.
-_NOT_IN_TORCH = {
+def _packed_linear_flop(
+    states: tuple[int, ...], weight: tuple[int, ...], *_: object, **__: object
+) -> int:
+    return 2 * prod(states) * weight[0]
+
+
+# Operations of our models that torch 2.13 does not count: attention and packed weights on CPU.
+_NOT_IN_TORCH: dict[Any, Callable[..., int]] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flop,
 }
+if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    _NOT_IN_TORCH[torch.ops.mkldnn._linear_pointwise] = _packed_linear_flop
 
 
 @dataclass(frozen=True)

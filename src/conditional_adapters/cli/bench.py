@@ -17,6 +17,7 @@ from ..assets import load_packaged_model
 from ..attach import attach, set_adapter, set_dense_below, set_reduction_factor
 from ..config import ConditionalAdapterConfig
 from ..errors import ConfigError
+from ..packing import pack_weights
 from ..tasks.models import PACKAGED
 from . import _options as options
 from ._console import print_json, print_table
@@ -50,6 +51,9 @@ def bench(
             "--compile", help="Time each through torch.compile as well (some minutes, needs g++)."
         ),
     ] = False,
+    packed: Annotated[
+        bool, typer.Option("--packed", help="Pack the weights of all for inference on this CPU.")
+    ] = False,
     dense_below: Annotated[
         int | None,
         typer.Option(min=1, help="Run batches of fewer tokens (rows x length) dense, as at r = 1."),
@@ -77,6 +81,9 @@ def bench(
     setting = f"{model}, batch {batch_size}, {text_length or 'native'} tokens, " + (
         f"{torch.get_num_threads()} threads, {network.dtype}, {network.config._attn_implementation}"
     )
+    if packed:
+        pack_weights(network)
+        setting += ", packed weights"
     if find_break_even:
         _refuse_beside_break_even(text_length, dense_below=dense_below, compiled=compiled)
         sizes = (batch_size, sequence_length)

@@ -10,6 +10,7 @@ import typer
 
 from .._atomic import replace_text
 from ..assets import find_adapter
+from ..packing import pack_weights
 from ..tasks import inference
 from ..tasks.bundle import load_trained_task
 from ..tasks.data import DataSpec
@@ -33,6 +34,9 @@ def predict(
     split: options.Split = None,
     on_bad_row: options.OnBadRow = "stop",
     limit: options.Limit = None,
+    packed: Annotated[
+        bool, typer.Option("--packed", help="Pack the weights first: faster on CPUs, more memory.")
+    ] = False,
 ) -> None:
     """Run a trained adapter on the rows of a file.
 
@@ -41,6 +45,8 @@ def predict(
     of each class.
     """
     task = load_trained_task(find_adapter(adapter), reduction_factor=reduction_factor)
+    if packed:
+        pack_weights(task.model)
     spec = DataSpec(
         source=data,
         text_column=text_column,

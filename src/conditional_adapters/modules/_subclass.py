@@ -73,6 +73,18 @@ def restore(module: nn.Module, training: bool) -> None:
         module.__class__ = module.coda_original_class
 
 
+def leave(module: nn.Module, mixin: type[DynamicSubclass]) -> None:
+    """Undo one `become` of a module, also one that others came after."""
+    others, original = [], type(module)
+    while issubclass(original, DynamicSubclass):
+        others.append(original.coda_mixin)
+        original = original.coda_original_class
+    for other in reversed(others):
+        if other is not mixin:
+            original = subclass_of(other, original)
+    module.__class__ = original
+
+
 def _new(mixin: type[Any], original: type[Any]) -> Any:  # noqa: ANN401
     cls: Any = subclass_of(mixin, original)
     return cls.__new__(cls)

@@ -16,6 +16,9 @@ from .gather_scatter import gather_pairs as gather_pairs
 from .gather_scatter import gather_tokens as gather_tokens
 from .gather_scatter import scatter_add_tokens as scatter_add_tokens
 from .gather_scatter import scatter_add_tokens_ as scatter_add_tokens_
+from .packed_linear import can_pack as can_pack
+from .packed_linear import pack_weight as pack_weight
+from .packed_linear import packed_linear as packed_linear
 from .scoring import score_tokens as score_tokens
 from .selection import prefix_mask as prefix_mask
 from .selection import select_tokens as select_tokens

@@ -1,0 +1,72 @@
+"""Lay the weights of a model out for inference on CPUs."""
+
+from typing import TypeVar
+
+from torch import nn
+
+from .errors import AttachmentError
+from .modules._subclass import become, leave
+from .modules.packed import PackedModule
+from .ops import can_pack
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+def pack_weights(model: ModelT) -> ModelT:
+    """Keep a copy of each linear weight in the layout of the CPU's matrix product, for inference.
+
+    Products of few rows gain most: the k of n tokens of a conditional layer, single texts, short
+    ones. Dense models gain, too, so compare with a packed one. Where gradients are needed, under
+    autocast, on a GPU and in traced graphs the model computes as before. Outputs change by
+    rounding.
+
+    A weight that has changed, by an optimiser, by `load_state_dict` or by merging another adapter
+    into it, is packed again at its next use. The copies take as much memory as the weights and are
+    not saved; `unpack_weights` and `detach` drop them.
+
+    Args:
+        model: Any model whose linear maps are `torch.nn.Linear` on a CPU, in float32, or in
+            bfloat16 where the processor has instructions for it. Other modules stay as they are.
+
+    Returns:
+        The same object.
+
+    Raises:
+        AttachmentError: If nothing in the model can be packed.
+
+    Source:
+        Our choice. The layout is that of oneDNN, which PyTorch's CPU build contains.
+
+    Example:
+        >>> ca.pack_weights(model.eval())
+    """
+    found = 0
+    for module in list(model.modules()):
+        if type(module) is nn.Linear and can_pack(module.weight):
+            module = become(module, PackedModule)
+        if isinstance(module, PackedModule) and can_pack(module.weight):
+            module.coda_pack()
+            found += 1
+    if not found:
+        raise AttachmentError(
+            "no weight can be packed: the model has no torch.nn.Linear on a CPU in float32, or in "
+            "bfloat16 on a processor that computes in it, made outside torch.inference_mode(). "
+            "Move it with model.to('cpu', torch.float32) first, or leave the call out."
+        )
+    return model
+
+
+def unpack_weights(model: ModelT) -> ModelT:
+    """Drop what `pack_weights` made; without it, nothing happens.
+
+    Args:
+        model: A model.
+
+    Returns:
+        The same object, which computes bit for bit as it did before.
+    """
+    for module in model.modules():
+        if isinstance(module, PackedModule):
+            leave(module, PackedModule)
+            del module.coda_packed
+    return model

@@ -1,0 +1,225 @@
+"""`pack_weights`: the same answers by another product, and never those of an old weight."""
+
+import copy
+import pickle
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+import conditional_adapters as ca
+from benchmarks._products import OperatorObserver
+from conditional_adapters.modules.packed import PackedModule
+from tests.contracts.test_architectures import logits_of, make_conditional
+from tests.tiny_models import TINY_MODELS
+
+pytestmark = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="this build of PyTorch has no oneDNN"
+)
+CASES = [
+    ("bert", "right", "k_to_k"),
+    ("bert", "left", "k_to_all"),
+    ("t5", "right", "k_to_k"),
+    ("vit", "none", "k_to_all"),
+    ("whisper", "none", "k_to_k"),
+    ("wav2vec2-conformer", "right", "k_to_k"),
+]
+
+
+class Packed(OperatorObserver):
+    """Counts products with packed weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_calls = 0
+
+    def observe(self, func, args, kwargs) -> None:
+        self.num_calls += func is torch.ops.mkldnn._linear_pointwise.default
+
+
+def make(
+    name: str = "bert", padding: str = "right", mode: str = "k_to_k"
+) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+    tiny = TINY_MODELS[name]
+    model = make_conditional(tiny.build(tiny.attention), attention_mode=mode)
+    return model, tiny.make_inputs(padding)
+
+
+def assert_close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name, padding, mode", CASES)
+def test_a_packed_model_answers_the_same(name, padding, mode) -> None:
+    model, inputs = make(name, padding, mode)
+    expected = logits_of(model, inputs)
+    ca.set_adapter(model, None)
+    dense = logits_of(model, inputs)
+    assert ca.pack_weights(model) is model
+    num_linear = sum(isinstance(module, PackedModule) for module in model.modules())
+    with Packed() as packed:
+        assert_close(logits_of(model, inputs), dense)
+    assert 0 < packed.num_calls <= 2 * num_linear
+    ca.set_adapter(model, "default")
+    with Packed() as packed:
+        assert_close(logits_of(model, inputs), expected)
+    assert packed.num_calls > 0
+
+
+@torch.no_grad()
+def test_unpacking_and_detaching_give_the_bits_that_were_there() -> None:
+    model, inputs = make()
+    expected, classes = logits_of(model, inputs), Counter(map(type, model.modules()))
+    ca.unpack_weights(ca.pack_weights(ca.pack_weights(model)))
+    assert torch.equal(logits_of(model, inputs), expected)
+    assert Counter(map(type, model.modules())) == classes
+    assert not any("coda_packed" in vars(module) for module in model.modules())
+    ca.set_adapter(model, None)
+    dense = logits_of(model, inputs)
+    assert torch.equal(logits_of(ca.detach(ca.pack_weights(model)), inputs), dense)
+
+
+@torch.no_grad()
+def test_what_came_after_packing_stays() -> None:
+    tiny = TINY_MODELS["bert"]
+    model, inputs = tiny.build(tiny.attention), tiny.make_inputs("right")
+    torch.manual_seed(0)
+    expected = logits_of(make_conditional(copy.deepcopy(model)), inputs)
+    torch.manual_seed(0)
+    late = make_conditional(ca.pack_weights(model))  # its head becomes switchable afterwards
+    assert_close(logits_of(late, inputs), expected)
+    ca.unpack_weights(late)
+    assert torch.equal(logits_of(late, inputs), expected)
+
+
+def test_training_goes_on_as_without_and_the_next_answer_has_the_new_weights() -> None:
+    plain, inputs = make()
+    packed = ca.pack_weights(copy.deepcopy(plain))
+    for model in (plain, packed):
+        logits_of(model, inputs).square().sum().backward()
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        torch.optim.SGD(weights, lr=0.01).step()
+    for (name, expected), found in zip(plain.named_parameters(), packed.parameters(), strict=True):
+        if expected.grad is not None:
+            torch.testing.assert_close(found.grad, expected.grad, atol=1e-4, rtol=1e-3, msg=name)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            logits_of(packed, inputs), logits_of(plain, inputs), atol=1e-3, rtol=1e-3
+        )
+
+
+def by_optimiser(linear: nn.Linear) -> None:
+    linear(torch.ones(1, 6)).sum().backward()
+    torch.optim.SGD(linear.parameters(), lr=1.0).step()
+
+
+def by_loading(linear: nn.Linear) -> None:
+    linear.load_state_dict({name: value + 1 for name, value in linear.state_dict().items()})
+
+
+def by_assigning(linear: nn.Linear) -> None:
+    linear.weight = nn.Parameter(linear.weight.detach() + 1)
+
+
+def through_data(linear: nn.Linear) -> None:
+    linear.weight.data += 1
+
+
+def with_other_data(linear: nn.Linear) -> None:
+    linear.weight.data = linear.weight.data + 1
+
+
+def by_type(linear: nn.Linear) -> None:
+    linear.double().float()
+    linear.bfloat16()
+
+
+@pytest.mark.parametrize(
+    "change", [by_optimiser, by_loading, by_assigning, through_data, with_other_data, by_type]
+)
+def test_a_changed_weight_is_noticed(change) -> None:
+    linear = ca.pack_weights(nn.Sequential(nn.Linear(6, 40)))[0]
+    with torch.no_grad():
+        before = linear(torch.ones(3, 6))
+    change(linear)
+    states = torch.ones(3, 6, dtype=linear.weight.dtype)
+    with torch.no_grad(), Packed() as packed:
+        found = linear(states)
+    expected = nn.functional.linear(states, linear.weight, linear.bias)
+    assert packed.num_calls == 1
+    tolerance = 1e-5 if linear.weight.dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+    if change is not by_type:
+        assert not torch.allclose(found, before)
+
+
+def test_a_merged_lora_is_noticed() -> None:
+    peft = pytest.importorskip("peft")
+    base = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    model = peft.get_peft_model(base, peft.LoraConfig(target_modules=["0", "2"], r=2))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(weight)
+    states = torch.randn(5, 8)
+    with torch.no_grad():
+        expected = model(states)
+        ca.pack_weights(model)
+        assert_close(model(states), expected)
+        assert_close(model.merge_and_unload()(states), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_clones_are_whole_and_independent(clone) -> None:
+    model, inputs = make()
+    expected = logits_of(ca.pack_weights(model), inputs)
+    other = clone(model)
+    for weight in model.parameters():
+        weight.zero_()
+    with Packed() as packed:
+        assert_close(logits_of(other, inputs), expected)
+    assert packed.num_calls > 0
+
+
+def test_files_and_counts_are_those_of_the_model_without(tmp_path) -> None:
+    model, inputs = make()
+    count, keys = ca.estimate_flops(model, inputs=inputs), list(model.state_dict())
+    ca.pack_weights(model)
+    assert ca.estimate_flops(model, inputs=inputs) == count
+    assert list(model.state_dict()) == keys
+    ca.save_adapter(model, tmp_path)
+    loaded = ca.detach(copy.deepcopy(model))
+    ca.load_adapter(loaded, tmp_path)
+    with torch.no_grad():
+        assert_close(logits_of(loaded, inputs), logits_of(model, inputs))
+
+
+@torch.no_grad()
+def test_autocast_and_other_types_go_the_old_way() -> None:
+    linear = ca.pack_weights(nn.Sequential(nn.Linear(6, 4)))
+    with Packed() as packed:
+        with torch.autocast("cpu", torch.bfloat16):
+            assert linear(torch.ones(2, 6)).dtype == torch.bfloat16
+        with pytest.raises(RuntimeError, match="dtype"):
+            linear(torch.ones(2, 6, dtype=torch.float64))
+    assert packed.num_calls == 0
+
+
+def test_a_model_without_such_weights_is_refused() -> None:
+    with pytest.raises(ca.AttachmentError, match="no weight can be packed"):
+        ca.pack_weights(nn.Sequential(nn.ReLU()))
+    with pytest.raises(ca.AttachmentError, match="no weight can be packed"):
+        ca.pack_weights(nn.Linear(3, 3, dtype=torch.float64))
+
+
+@pytest.mark.compile
+@torch.no_grad()
+def test_a_packed_model_compiles_as_one_graph() -> None:
+    torch._dynamo.reset()
+    model, inputs = make()
+    expected = logits_of(ca.pack_weights(model), inputs)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    assert_close(logits_of(compiled, inputs), expected)
