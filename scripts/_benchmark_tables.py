@@ -132,6 +132,8 @@ def int8(report: Mapping[str, Any]) -> str:
     ]
     heads = ("", "accuracy", "points against float32 (95 %)", "McNemar's p", "same class")
     part = f", {report['split']}" if report["split"] else ""
+    if report.get("held_out"):
+        part += f", {report['held_out']:.0%} held out"
     what = f"{report['data']}{part}, {report['rows']} rows, r = {report['reduction_factor']:g}"
     return f"{what}, {describe(report)}\n\n{table(heads, rows)}"
 
