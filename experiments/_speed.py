@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from conditional_adapters import pack_weights, set_reduction_factor
+from conditional_adapters import set_reduction_factor
 from conditional_adapters._sites import find_sites
 from conditional_adapters.analysis.timing import Timing, time_interleaved
 from conditional_adapters.tasks.task import Task
@@ -21,8 +21,7 @@ from ._run import count_flops
 def measure_speed(experiment: Experiment, *, rounds: int) -> dict[str, Any]:
     """Measure all rows on the same rows of the training part, the longest texts of it.
 
-    Nothing is trained or pretrained for that: the time depends on shapes, not on weights. Encoders
-    have their weights packed, dense ones too (`pack_weights`); training steps make no use of it.
+    Nothing is trained or pretrained for that: the time depends on shapes, not on weights.
     Operations are counted as for the quality, on the test part.
 
     Args:
@@ -39,7 +38,6 @@ def measure_speed(experiment: Experiment, *, rounds: int) -> dict[str, Any]:
     for name, row in experiment.rows.items():
         untrained = row.model_copy(update={"init": None, "pretraining": None})
         task = build_task(experiment, untrained, labels, Path())
-        pack_weights(task.model)
         for factor in row.reduction_factors or (None,):
             key = name if factor is None else f"{name}@{factor:g}"
             candidates[key] = (task, row, factor)
