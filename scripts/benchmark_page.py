@@ -30,8 +30,10 @@ median; on a shared machine trust them more than the milliseconds.
 The floor is the same matrix products and attention alone, with nothing between them. Memory is what
 two training steps add to the process. Where a table has several shapes, each r has its speed-up
 over dense adapters of the FLOP ratio, the share of it that is reached, and the time over its floor
-(of a training step: the share of memory). `python -m benchmarks.encoders --grid` measures all of
-them; `--allocator` takes glibc's huge pages, tcmalloc or jemalloc.
+(of a training step: the share of memory). A *packed forward* has the weights of all candidates and
+floors packed ([`pack_weights`](guides/serving.md#on-cpus-pack-the-weights)).
+`python -m benchmarks.encoders --grid` measures all of them; `--allocator` takes glibc's huge pages,
+tcmalloc or jemalloc.
 
 {encoders}
 
