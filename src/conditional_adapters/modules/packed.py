@@ -10,26 +10,35 @@ from ._subclass import DynamicSubclass
 
 
 class PackedWeight(NamedTuple):
-    """A packed copy, and what tells that the weight has changed since."""
+    """A packed copy, and what tells that the weight has changed since.
+
+    Changes through `weight.data`, as of a merged adapter, count no version: some elements are
+    compared, and where they are.
+    """
 
     packed: Tensor
     source: Tensor
     version: int
-    sample: Tensor
+    address: int
+    elements: Tensor  # a view of the weight
+    values: Tensor  # what they were
+
+    @classmethod
+    def of(cls, weight: Tensor) -> "PackedWeight":
+        """Pack a weight as it is now."""
+        diagonal = weight.detach().diagonal()
+        elements = diagonal[:: max(len(diagonal) // 16, 1)]
+        where = weight._version, weight.data_ptr()
+        return cls(pack_weight(weight), weight, *where, elements, elements.clone())
 
     def is_current(self, weight: Tensor) -> bool:
-        """Tell whether it is a copy of this weight as it is now.
-
-        Changes through `weight.data`, as of a merged adapter, count no version: some elements are
-        compared, too.
-        """
-        is_same = self.source is weight and self.version == weight._version
-        return is_same and torch.equal(_sample(weight), self.sample)
-
-
-def _sample(weight: Tensor) -> Tensor:
-    diagonal = weight.detach().diagonal()
-    return diagonal[:: max(len(diagonal) // 16, 1)]
+        """Tell whether it is a copy of this weight as it is now."""
+        return (
+            self.source is weight
+            and self.version == weight._version
+            and self.address == weight.data_ptr()
+            and torch.equal(self.elements, self.values)
+        )
 
 
 class PackedModule(DynamicSubclass):
@@ -55,9 +64,7 @@ class PackedModule(DynamicSubclass):
 
     def coda_pack(self) -> PackedWeight:
         """Pack the weight as it is now."""
-        weight = self.weight
-        made = PackedWeight(pack_weight(weight), weight, weight._version, _sample(weight).clone())
-        self.coda_packed = made
+        self.coda_packed = made = PackedWeight.of(self.weight)
         return made
 
     def _coda_can_use(self, states: Tensor) -> bool:
