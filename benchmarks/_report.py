@@ -27,11 +27,12 @@ def describe_run(module: str, package: str, *, with_processor: bool = False) -> 
 
     Returns:
         The command, the code, the versions and the machine. `commit` is None outside of a clone.
+        Of an absolute path the command has what is below the clone, or else the last part.
     """
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--", "src", "benchmarks/**.py", "experiments/*.py")
     return {
-        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", module, *map(_portable, sys.argv[1:])]),
         "commit": commit,
         "has_uncommitted_code": None if changes is None else bool(changes),
         "versions": {
@@ -59,6 +60,14 @@ def write_report(output: Path, run: Report, results: Report) -> None:
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(run | {"results": results}, indent=2) + "\n")
+
+
+def _portable(argument: str) -> str:
+    """Return an argument without the folders of this machine."""
+    path = Path(argument)
+    if not path.is_absolute():
+        return argument
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
 def _git(*arguments: str) -> str | None:

@@ -9,7 +9,7 @@ from transformers import BertConfig, BertModel, WhisperConfig, WhisperForAudioCl
 
 import conditional_adapters as ca
 from benchmarks._allocator import use_allocator
-from benchmarks._report import RESULTS
+from benchmarks._report import RESULTS, ROOT, describe_run
 from conditional_adapters.tasks.bundle import save_task
 from conditional_adapters.tasks.models import load_classifier
 from scripts import _benchmark_tables as tables
@@ -252,3 +252,10 @@ def test_the_page_shows_what_failed_on_a_gpu_and_keeps_the_rest() -> None:
     dense = parts["CUDA graph"]["dense"]["milliseconds"]["median"]
     assert cell in lost
     assert f"| dense | failed | - | {dense:.1f} |" in lost
+
+
+def test_a_recorded_command_has_no_folders_of_the_machine(monkeypatch) -> None:
+    inside, outside = str(ROOT / "runs" / "a"), "/somewhere/else/out.json"
+    monkeypatch.setattr("sys.argv", ["x", "--workspace", inside, "--output", outside, "a/b", "-r"])
+    command = describe_run("benchmarks.x", "transformers")["command"]
+    assert command == "python -m benchmarks.x --workspace runs/a --output out.json a/b -r"

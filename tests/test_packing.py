@@ -4,6 +4,7 @@ import copy
 import pickle
 from collections import Counter
 
+import peft
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,19 +14,12 @@ import conditional_adapters as ca
 from benchmarks._products import OperatorObserver
 from conditional_adapters.modules.packed import PackedModule
 from tests.contracts.test_architectures import logits_of, make_conditional
+from tests.test_dense_below import CASES
 from tests.tiny_models import TINY_MODELS
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this build of PyTorch has no oneDNN"
 )
-CASES = [
-    ("bert", "right", "k_to_k"),
-    ("bert", "left", "k_to_all"),
-    ("t5", "right", "k_to_k"),
-    ("vit", "none", "k_to_all"),
-    ("whisper", "none", "k_to_k"),
-    ("wav2vec2-conformer", "right", "k_to_k"),
-]
 
 
 class Packed(OperatorObserver):
@@ -157,7 +151,6 @@ def test_a_changed_weight_is_noticed(change) -> None:
 
 
 def test_a_merged_lora_is_noticed() -> None:
-    peft = pytest.importorskip("peft")
     base = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
     model = peft.get_peft_model(base, peft.LoraConfig(target_modules=["0", "2"], r=2))
     for name, weight in model.named_parameters():
