@@ -21,8 +21,9 @@ def pack_weights(model: ModelT) -> ModelT:
     rounding.
 
     A weight that has changed, by an optimiser, by `load_state_dict` or by merging another adapter
-    into it, is packed again at its next use. The copies take as much memory as the weights and are
-    not saved; `unpack_weights` and `detach` drop them.
+    into it, is packed again at its next use. A change of a few elements through `weight.data` may
+    be missed: call this function again after it. The copies take as much memory as the weights and
+    are not saved; `unpack_weights` and `detach` drop them.
 
     Args:
         model: Any model whose linear maps are `torch.nn.Linear` on a CPU, in float32, or in

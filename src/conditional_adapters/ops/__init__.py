@@ -3,7 +3,7 @@
 Nothing here has parameters or knows a model. `score_tokens` gives each token a score, `soft_topk`
 turns scores into weights, `select_tokens` turns them into positions, `gather_tokens` and
 `scatter_add_tokens` carry rows to the heavy branch and back, `gather_pairs` does the same for masks
-and position biases.
+and position biases. `packed_linear` multiplies by a weight that was laid out beforehand.
 """
 
 from ._backend import KernelBackend as KernelBackend
