@@ -11,11 +11,19 @@ from benchmarks._report import describe_run
 from conditional_adapters._atomic import replace_text
 from conditional_adapters.cli._console import messages, print_table
 
-from ._config import FOLDER, Experiment, experiment_names, load_experiment, load_pretraining
+from . import _config
+from ._config import (
+    Experiment,
+    experiment_names,
+    load_experiment,
+    load_pretraining,
+    load_scratch,
+)
 from ._jobs import do_all, run_one, tune_one
 from ._pretrain import run_pretraining
 from ._report import render as render_page
 from ._results import is_current, write_speed
+from ._scratch import run_scratch
 from ._speed import measure_speed
 from ._tables import table
 
@@ -108,10 +116,31 @@ def pretrain(
     output = workspace / name
     described = describe_run("experiments", "transformers")
     resume = any(output.glob("checkpoint-*"))
-    result = run_pretraining(load_pretraining(name), output, resume=resume)
+    result = run_pretraining(load_pretraining(name), workspace, output, resume=resume)
     text = json.dumps(described | result, indent=1) + "\n"
-    replace_text(FOLDER / name / "pretraining.json", text)
+    replace_text(_config.FOLDER / name / "pretraining.json", text)
     messages.print(f"adapter: {output / 'adapter'}")
+
+
+@app.command()
+def scratch(
+    name: Annotated[str, typer.Argument(help="A folder with a scratch.yaml.")],
+    threads: Threads = None,
+    workspace: Workspace = WORKSPACE,
+) -> None:
+    """Pretrain a T5 from nothing, or go on with what was interrupted.
+
+    Writes WORKSPACE/NAME/model, and the losses to experiments/NAME/scratch.json.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    output = workspace / name
+    described = describe_run("experiments", "transformers")
+    resume = any(output.glob("checkpoint-*"))
+    result = run_scratch(load_scratch(name), output, resume=resume)
+    text = json.dumps(described | result, indent=1) + "\n"
+    replace_text(_config.FOLDER / name / "scratch.json", text)
+    messages.print(f"model: {output / 'model'}")
 
 
 @app.command()
@@ -120,6 +149,7 @@ def speed(
     rows: Rows = "",
     rounds: Annotated[int, typer.Option(min=3, help="Measured rounds.")] = 11,
     threads: Threads = None,
+    workspace: Workspace = WORKSPACE,
 ) -> None:
     """Time encoder and training step of rows in turns; wants a machine without other work.
 
@@ -135,7 +165,8 @@ def speed(
         torch.manual_seed(0)
         described = describe_run("experiments", "transformers")
         described["batch_size"] = experiment.timing_batch
-        write_speed(name, measure_speed(experiment, rounds=rounds) | {"measurement": described})
+        speeds = measure_speed(experiment, workspace, rounds=rounds)
+        write_speed(name, speeds | {"measurement": described})
         print_table(experiment.title, table(name))
 
 

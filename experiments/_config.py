@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,17 +13,24 @@ from pydantic import BaseModel, ConfigDict, Field
 from conditional_adapters import ConditionalAdapterConfig, read_adapter_config
 from conditional_adapters.assets import find_adapter
 from conditional_adapters.tasks.kinds import default_task
+from conditional_adapters.tasks.kinds.classification import TEXT_CLASSIFICATION
 from conditional_adapters.tasks.task import TaskKind
 from conditional_adapters.training import PretrainingSettings, TrainingSettings
 
+from ._label_writing import LABEL_WRITING
+
 FOLDER = Path(__file__).resolve().parent
 Method = Literal["adapter", "full", "probe", "lora"]
+OWN = "own:"  # before the name of a model that a `scratch.yaml` makes
 
 
 class Strict(BaseModel):
     """A part of the file in which no name is misspelt."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+_File = TypeVar("_File", bound=Strict)
 
 
 class Data(Strict):
@@ -68,6 +76,17 @@ class Row(Strict):
         return None if factor is None else self.compare.get(factor)
 
 
+class Scratch(Strict):
+    """The contents of `scratch.yaml`: a T5 that is pretrained from nothing."""
+
+    title: str
+    data: tuple[Data, ...]  # training parts, whose rows are read without their labels
+    vocabulary: int  # of the tokenizer, which is trained as well
+    block: int  # tokens of a row
+    model: dict[str, Any]  # fields of T5Config
+    settings: dict[str, Any]  # fields of PretrainingSettings
+
+
 class Pretraining(Strict):
     """The contents of `pretraining.yaml`: a task-agnostic adapter to start from."""
 
@@ -76,6 +95,7 @@ class Pretraining(Strict):
     # Training parts whose rows are read without their labels; all rows where no part is for tests.
     data: tuple[Data, ...]
     max_length: int | None = None
+    objective: Literal["distillation", "spans"] = "distillation"
     adapter: dict[str, Any]
     settings: dict[str, Any]  # fields of PretrainingSettings
     layer_weight: float = 1.0  # of Distillation
@@ -85,7 +105,12 @@ class Pretraining(Strict):
 
     def values(self) -> dict[str, Any]:
         """Return all that the result depends on."""
-        return _values(self, later=("joined_rows",))
+        return _values(self, later=("joined_rows", "objective")) | _own_values(self.model)
+
+    @property
+    def kind(self) -> TaskKind:
+        """What reads the rows."""
+        return _kind_of(self.model)
 
 
 class Experiment(Strict):
@@ -94,6 +119,8 @@ class Experiment(Strict):
     title: str
     question: str  # what the table answers, in a sentence
     model: str
+    # What is done with the rows, if not what the model is usually for.
+    task: Literal["label-writing"] | None = None
     data: Data
     max_length: int | None = None
     baseline: str  # the row that all others are compared with
@@ -109,8 +136,8 @@ class Experiment(Strict):
 
     @property
     def kind(self) -> TaskKind:
-        """The task, which is that of the model."""
-        return default_task(self.model)
+        """The task, which is that of the model if the file says no other."""
+        return LABEL_WRITING if self.task == "label-writing" else _kind_of(self.model)
 
     def row_settings(self, name: str) -> tuple[Row, TrainingSettings]:
         """Return a row and how it trains; both are checked."""
@@ -148,8 +175,22 @@ class Experiment(Strict):
             row["pretraining"] = load_pretraining(row["pretraining"]).values()
         training = self._training(name)
         shared = self.data.model_dump() | {"model": self.model, "max_length": self.max_length}
+        shared |= _own_values(self.model) | ({} if self.task is None else {"task": self.task})
         text = json.dumps([row, training, shared], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _kind_of(model: str) -> TaskKind:
+    """Return what a model is for; one of our own reads texts."""
+    return TEXT_CLASSIFICATION if model.startswith(OWN) else default_task(model)
+
+
+def _own_values(model: str) -> dict[str, Any]:
+    """Return all that a model of our own depends on."""
+    if not model.startswith(OWN):
+        return {}
+    scratch = load_scratch(model.removeprefix(OWN)).model_dump()
+    return {"scratch": {key: value for key, value in scratch.items() if key != "title"}}
 
 
 def _values(part: Strict, *, later: Collection[str]) -> dict[str, Any]:
@@ -176,17 +217,47 @@ def load_pretraining(name: str) -> Pretraining:
     Raises:
         SystemExit: If there is no such pretraining or its file is wrong.
     """
-    path = FOLDER / name / "pretraining.yaml"
-    if not path.exists():
-        known = sorted(file.parent.name for file in FOLDER.glob("*/pretraining.yaml"))
-        raise SystemExit(f"no pretraining {name!r}. There are: {', '.join(known)}.")
-    try:
-        pretraining = Pretraining.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    pretraining = _read(Pretraining, name, "pretraining")
+    with _naming(FOLDER / name / "pretraining.yaml"):
         ConditionalAdapterConfig.from_dict(pretraining.adapter)
         PretrainingSettings(**pretraining.settings)
+    return pretraining
+
+
+def load_scratch(name: str) -> Scratch:
+    """Read and check how a model is pretrained from nothing.
+
+    Args:
+        name: Its folder.
+
+    Returns:
+        How.
+
+    Raises:
+        SystemExit: If there is no such model or its file is wrong.
+    """
+    scratch = _read(Scratch, name, "scratch")
+    with _naming(FOLDER / name / "scratch.yaml"):
+        PretrainingSettings(**scratch.settings)
+    return scratch
+
+
+def _read(kind: type[_File], name: str, what: str) -> _File:
+    path = FOLDER / name / f"{what}.yaml"
+    if not path.exists():
+        known = sorted(file.parent.name for file in FOLDER.glob(f"*/{what}.yaml"))
+        raise SystemExit(f"no {what} {name!r}. There are: {', '.join(known)}.")
+    with _naming(path):
+        return kind.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say in which file the error is."""
+    try:
+        yield
     except (ValueError, TypeError) as error:
         raise SystemExit(f"{path}: {error}") from error
-    return pretraining
 
 
 def pretraining_steps(row: Row) -> int:
@@ -222,7 +293,7 @@ def load_experiment(name: str) -> Experiment:
     path = FOLDER / name / "config.yaml"
     if not path.exists():
         raise SystemExit(f"no experiment {name!r}. There are: {', '.join(experiment_names())}.")
-    try:
+    with _naming(path):
         experiment = Experiment.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
         for name_of_row, row in experiment.rows.items():
             experiment.row_settings(name_of_row)
@@ -233,8 +304,6 @@ def load_experiment(name: str) -> Experiment:
                         f"{name_of_row} is compared with {other!r}, which is not one of the rows: "
                         f"{', '.join(experiment.rows)}."
                     )
-    except (ValueError, TypeError) as error:
-        raise SystemExit(f"{path}: {error}") from error
     if experiment.baseline not in experiment.rows:
         raise SystemExit(f"{path}: baseline {experiment.baseline!r} is not one of the rows.")
     tuned = {

@@ -11,7 +11,7 @@ from conditional_adapters.assets import find_adapter
 from conditional_adapters.checkpoint import attach_pretrained
 from conditional_adapters.tasks.task import Task
 
-from ._config import Experiment, Row
+from ._config import OWN, Experiment, Row
 
 
 def build_task(experiment: Experiment, row: Row, labels: Sequence[str], workspace: Path) -> Task:
@@ -54,15 +54,38 @@ def build_task(experiment: Experiment, row: Row, labels: Sequence[str], workspac
 
 def _start(experiment: Experiment, row: Row, workspace: Path) -> tuple[str, Path | None]:
     """Return the name of the model and the folder of the adapter that a row starts from."""
+    name = model_name(experiment.model, workspace)
     if row.pretraining is None:
-        return experiment.model, None if row.init is None else find_adapter(row.init)
+        return name, None if row.init is None else find_adapter(row.init)
     folder = workspace / row.pretraining
     if not (folder / "adapter").is_dir():
         raise SystemExit(
             f"{folder} has no adapter; first run python -m experiments pretrain {row.pretraining}."
         )
     model = folder / "model"  # there if the pretraining trained all of it
-    return str(model) if model.is_dir() else experiment.model, folder / "adapter"
+    return str(model) if model.is_dir() else name, folder / "adapter"
+
+
+def model_name(model: str, workspace: Path) -> str:
+    """Return where the model of an experiment or of a pretraining is.
+
+    Args:
+        model: A packaged model, or one of our own.
+        workspace: Where those are.
+
+    Returns:
+        The name that the library knows, or a folder.
+
+    Raises:
+        SystemExit: If a model of our own has not been made.
+    """
+    if not model.startswith(OWN):
+        return model
+    name = model.removeprefix(OWN)
+    folder = workspace / name / "model"
+    if not folder.is_dir():
+        raise SystemExit(f"no {folder}; first run python -m experiments scratch {name}.")
+    return str(folder)
 
 
 def count_new_parameters(task: Task, method: str) -> tuple[int, int]:

@@ -1,26 +1,37 @@
-"""Pretrain a task-agnostic adapter by distillation, as a `pretraining.yaml` says."""
+"""Pretrain a task-agnostic adapter, as a `pretraining.yaml` says."""
 
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from transformers import AutoModelForSeq2SeqLM
+
 from conditional_adapters import ConditionalAdapterConfig, attach, count_parameters, save_adapter
-from conditional_adapters.tasks.kinds import default_task
-from conditional_adapters.tasks.models import load_backbone, save_backbone
-from conditional_adapters.training import Distillation, PretrainingSettings, pretrain
+from conditional_adapters.tasks.models import Backbone, load_backbone, save_backbone
+from conditional_adapters.training import (
+    Distillation,
+    PretrainingSettings,
+    SpanCorruption,
+    pretrain,
+)
+from conditional_adapters.training.objectives import Objective
 
 from ._config import Pretraining
 from ._data import join_recordings, unlabelled_rows
+from ._methods import model_name
 
 if TYPE_CHECKING:
     import datasets
 
 
-def run_pretraining(pretraining: Pretraining, output: Path, *, resume: bool) -> dict[str, Any]:
+def run_pretraining(
+    pretraining: Pretraining, workspace: Path, output: Path, *, resume: bool
+) -> dict[str, Any]:
     """Pretrain and save the adapter.
 
     Args:
         pretraining: What to do.
+        workspace: Where models of our own are.
         output: Folder for the adapter, checkpoints and the TensorBoard log.
         resume: Go on from the last checkpoint in it.
 
@@ -32,16 +43,12 @@ def run_pretraining(pretraining: Pretraining, output: Path, *, resume: bool) -> 
     settings = PretrainingSettings(**pretraining.settings)
     rows = _load_rows(pretraining)
     set_seed(settings.seed)
-    backbone = load_backbone(pretraining.model, max_length=pretraining.max_length)
+    name = model_name(pretraining.model, workspace)
+    head = AutoModelForSeq2SeqLM if pretraining.objective == "spans" else None
+    backbone = load_backbone(name, head=head, max_length=pretraining.max_length)
     trains_all = settings.trainable == "all"
-    teacher = load_backbone(pretraining.model).model.requires_grad_(False) if trains_all else None
+    objective = _objective(pretraining, backbone, name if trains_all else None)
     attach(backbone.model, ConditionalAdapterConfig.from_dict(pretraining.adapter))
-    objective = Distillation(
-        pad=backbone.preprocessor.collate,
-        layer_weight=pretraining.layer_weight,
-        final_weight=pretraining.final_weight,
-        teacher=teacher,
-    )
     start = perf_counter()
     trainer = pretrain(
         backbone.model,
@@ -66,11 +73,24 @@ def run_pretraining(pretraining: Pretraining, output: Path, *, resume: bool) -> 
     }
 
 
+def _objective(pretraining: Pretraining, backbone: Backbone, teacher_name: str | None) -> Objective:
+    """Make the objective; where the backbone trains, a teacher is a second model."""
+    if pretraining.objective == "spans":
+        return SpanCorruption(backbone.preprocessor.processor)
+    teacher = None if teacher_name is None else load_backbone(teacher_name).model
+    return Distillation(
+        pad=backbone.preprocessor.collate,
+        layer_weight=pretraining.layer_weight,
+        final_weight=pretraining.final_weight,
+        teacher=None if teacher is None else teacher.requires_grad_(False),
+    )
+
+
 def _load_rows(pretraining: Pretraining) -> "datasets.Dataset":
     """Read the training parts, one after the other; pretraining shuffles them."""
     import datasets
 
-    kind = default_task(pretraining.model)
+    kind = pretraining.kind
     rows = datasets.concatenate_datasets([unlabelled_rows(data, kind) for data in pretraining.data])
     if not pretraining.joined_rows:
         return rows

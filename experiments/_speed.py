@@ -18,7 +18,7 @@ from ._methods import build_task
 from ._run import count_flops
 
 
-def measure_speed(experiment: Experiment, *, rounds: int) -> dict[str, Any]:
+def measure_speed(experiment: Experiment, workspace: Path, *, rounds: int) -> dict[str, Any]:
     """Measure all rows on the same rows of the training part, the longest texts of it.
 
     Nothing is trained or pretrained for that: the time depends on shapes, not on weights.
@@ -26,6 +26,7 @@ def measure_speed(experiment: Experiment, *, rounds: int) -> dict[str, Any]:
 
     Args:
         experiment: The experiment.
+        workspace: Where models of our own are.
         rounds: Measured rounds; all rows take turns in each.
 
     Returns:
@@ -37,7 +38,7 @@ def measure_speed(experiment: Experiment, *, rounds: int) -> dict[str, Any]:
     candidates: dict[str, tuple[Task, Row, float | None]] = {}
     for name, row in experiment.rows.items():
         untrained = row.model_copy(update={"init": None, "pretraining": None})
-        task = build_task(experiment, untrained, labels, Path())
+        task = build_task(experiment, untrained, labels, workspace)
         for factor in row.reduction_factors or (None,):
             key = name if factor is None else f"{name}@{factor:g}"
             candidates[key] = (task, row, factor)
