@@ -92,6 +92,7 @@ class Pretraining(Strict):
 
     title: str
     model: str
+    start: str | None = None  # the pretraining that this one goes on from; else the dense model
     # Training parts whose rows are read without their labels; all rows where no part is for tests.
     data: tuple[Data, ...]
     max_length: int | None = None
@@ -105,7 +106,16 @@ class Pretraining(Strict):
 
     def values(self) -> dict[str, Any]:
         """Return all that the result depends on."""
-        return _values(self, later=("joined_rows", "objective")) | _own_values(self.model)
+        values = _values(self, later=("start", "joined_rows", "objective"))
+        if self.start is not None:
+            values["start"] = load_pretraining(self.start).values()
+        return values | _own_values(self.model)
+
+    @property
+    def steps(self) -> int:
+        """All steps since the dense model."""
+        before = 0 if self.start is None else load_pretraining(self.start).steps
+        return before + int(self.settings["max_steps"])
 
     @property
     def kind(self) -> TaskKind:
@@ -270,7 +280,7 @@ def pretraining_steps(row: Row) -> int:
         The steps, 0 without pretraining.
     """
     name = row.pretraining or (row.init and row.init.removeprefix("packaged:"))
-    return load_pretraining(name).settings["max_steps"] if name else 0
+    return load_pretraining(name).steps if name else 0
 
 
 def experiment_names() -> list[str]:

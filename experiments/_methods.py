@@ -54,16 +54,33 @@ def build_task(experiment: Experiment, row: Row, labels: Sequence[str], workspac
 
 def _start(experiment: Experiment, row: Row, workspace: Path) -> tuple[str, Path | None]:
     """Return the name of the model and the folder of the adapter that a row starts from."""
-    name = model_name(experiment.model, workspace)
-    if row.pretraining is None:
-        return name, None if row.init is None else find_adapter(row.init)
-    folder = workspace / row.pretraining
+    if row.pretraining is not None:
+        return pretrained(row.pretraining, experiment.model, workspace)
+    init = None if row.init is None else find_adapter(row.init)
+    return model_name(experiment.model, workspace), init
+
+
+def pretrained(name: str, model: str, workspace: Path) -> tuple[str, Path]:
+    """Return what a pretraining left.
+
+    Args:
+        name: Of the pretraining.
+        model: The dense model that it started from.
+        workspace: Where pretrainings leave what they make.
+
+    Returns:
+        The model, which is another if all of it was trained, and the folder of the adapter.
+
+    Raises:
+        SystemExit: If the pretraining has not been run.
+    """
+    folder = workspace / name
     if not (folder / "adapter").is_dir():
         raise SystemExit(
-            f"{folder} has no adapter; first run python -m experiments pretrain {row.pretraining}."
+            f"{folder} has no adapter; first run python -m experiments pretrain {name}."
         )
-    model = folder / "model"  # there if the pretraining trained all of it
-    return str(model) if model.is_dir() else name, folder / "adapter"
+    own = folder / "model"
+    return str(own) if own.is_dir() else model_name(model, workspace), folder / "adapter"
 
 
 def model_name(model: str, workspace: Path) -> str:

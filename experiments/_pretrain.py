@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoModelForSeq2SeqLM
 
 from conditional_adapters import ConditionalAdapterConfig, attach, count_parameters, save_adapter
+from conditional_adapters.checkpoint import attach_pretrained
 from conditional_adapters.tasks.models import Backbone, load_backbone, save_backbone
 from conditional_adapters.training import (
     Distillation,
@@ -18,7 +19,7 @@ from conditional_adapters.training.objectives import Objective
 
 from ._config import Pretraining
 from ._data import join_recordings, unlabelled_rows
-from ._methods import model_name
+from ._methods import model_name, pretrained
 
 if TYPE_CHECKING:
     import datasets
@@ -31,7 +32,7 @@ def run_pretraining(
 
     Args:
         pretraining: What to do.
-        workspace: Where models of our own are.
+        workspace: Where models of our own are, and what it starts from.
         output: Folder for the adapter, checkpoints and the TensorBoard log.
         resume: Go on from the last checkpoint in it.
 
@@ -43,12 +44,18 @@ def run_pretraining(
     settings = PretrainingSettings(**pretraining.settings)
     rows = _load_rows(pretraining)
     set_seed(settings.seed)
-    name = model_name(pretraining.model, workspace)
+    dense = name = model_name(pretraining.model, workspace)
+    config, before = ConditionalAdapterConfig.from_dict(pretraining.adapter), None
+    if pretraining.start is not None:
+        name, before = pretrained(pretraining.start, pretraining.model, workspace)
     head = AutoModelForSeq2SeqLM if pretraining.objective == "spans" else None
     backbone = load_backbone(name, head=head, max_length=pretraining.max_length)
     trains_all = settings.trainable == "all"
-    objective = _objective(pretraining, backbone, name if trains_all else None)
-    attach(backbone.model, ConditionalAdapterConfig.from_dict(pretraining.adapter))
+    objective = _objective(pretraining, backbone, dense if trains_all else None)
+    if before is None:
+        attach(backbone.model, config)
+    else:
+        attach_pretrained(backbone.model, before, config)
     start = perf_counter()
     trainer = pretrain(
         backbone.model,

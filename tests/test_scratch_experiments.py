@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from conditional_adapters.tasks.inference import predict
@@ -50,6 +51,14 @@ def workspace(tmp_path_factory):
             "settings": {**SETTINGS, "trainable": "all"},
             "adapter": {"reduction_factor": 2, "adapter_dim": 8}, "max_length": 32,
         },
+        "further/pretraining": {
+            "title": "further", "model": "own:t5", "data": [data], "start": "spans",
+            "settings": {
+                **SETTINGS, "max_steps": 1, "trainable": "all", "learning_rate": 1e-9,
+                "router_learning_rate": 1e-9, "backbone_learning_rate": 1e-9,
+            },
+            "adapter": {"reduction_factor": 2, "adapter_dim": 8}, "max_length": 32,
+        },
         "words/config": {
             "title": "words", "question": "?", "model": "own:t5", "task": "label-writing",
             "max_length": 32, "data": data, "baseline": "dense", "seeds": [0],
@@ -77,7 +86,8 @@ def workspace(tmp_path_factory):
         failed = CliRunner().invoke(command.app, ["run", "words"])
         assert "first run python -m experiments scratch t5" in str(failed.exception)
         for arguments in (
-            ("scratch", "t5"), ("pretrain", "distilled"), ("pretrain", "spans"), ("run", "words"),
+            ("scratch", "t5"), ("pretrain", "distilled"), ("pretrain", "spans"),
+            ("pretrain", "further"), ("run", "words"),
             ("speed", "words", "--rounds", "3"),
         ):  # fmt: skip
             result = CliRunner().invoke(command.app, list(arguments))
@@ -99,6 +109,20 @@ def test_rows_start_from_what_each_pretraining_left(workspace) -> None:
     lines = {line["method"]: line for line in table("words")}
     assert set(lines) == {"dense", "distilled", "spans"}
     assert lines["distilled"]["FLOPs"] > lines["spans"]["FLOPs"] > "1.00x"
+
+
+def test_a_pretraining_goes_on_from_another(workspace) -> None:
+    folder = workspace / "runs/experiments"
+    before, after = (
+        load_file(next((folder / name / "adapter").glob("*.safetensors")))
+        for name in ("spans", "further")
+    )
+    assert before.keys() == after.keys()
+    for key, tensor in before.items():
+        torch.testing.assert_close(after[key], tensor, atol=1e-4, rtol=0)  # tiny steps
+    assert _config.load_pretraining("further").steps == 4 + 1
+    changed = _config.load_pretraining("further").values()
+    assert changed["start"] == _config.load_pretraining("spans").values()
 
 
 def test_a_row_changes_with_how_its_model_was_made(workspace) -> None:
