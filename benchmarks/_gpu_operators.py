@@ -18,7 +18,7 @@ from conditional_adapters.modules.adapter import ParallelAdapter
 from conditional_adapters.modules.light_branch import light_branch
 
 CALLS = 20  # of an operator alone, in one measurement
-OPERATOR_SHAPES, HIDDEN = ((32, 512), (8, 4096)), 2048
+OPERATOR_SHAPES, HIDDEN, HEADS = ((32, 512), (8, 4096)), 2048, 32
 # Rows, tokens, hidden size and the norm that the light branch reads.
 LIGHT_BRANCHES: dict[str, tuple[int, int, int, type[nn.Module]]] = {
     "T5-XL": (32, 512, 2048, T5LayerNorm),
@@ -98,6 +98,7 @@ def _operator_calls(batch: int, seq: int, hidden: int, settings: Settings) -> di
     outputs = torch.randn(batch, k, hidden, **like)
     indices, _ = ops.select_tokens(scores, top_k=k)
     inputs = ops.gather_tokens(states, indices)
+    pairs = torch.randn(1, HEADS, seq, seq, **like)
 
     def forward() -> Tensor:
         return ops.soft_topk(scores, top_k=k, epsilon=1.0)
@@ -112,5 +113,6 @@ def _operator_calls(batch: int, seq: int, hidden: int, settings: Settings) -> di
         "soft_topk, forward and backward": lambda: torch.autograd.grad(forward(), scores, grad),
         "select_and_weigh": without_gradient(ops.select_and_weigh, scores, **sizes),
         "gather_tokens": without_gradient(ops.gather_tokens, states, indices),
+        "gather_pairs": without_gradient(ops.gather_pairs, pairs, indices),
         "add_weighted_update_": without_gradient(ops.add_weighted_update_, *update),
     }

@@ -1,7 +1,8 @@
 """Time what else a user would pick, side by side: an encoder of BERT-base's size, in many ways.
 
 Random weights, float32. All take turns in every round, in a new order each time and with a pause
-before each, and ratios to the plain encoder are taken within a round. `--compile` adds what
+before each, and ratios to the plain encoder are taken within a round. Packed ones have their
+weights in oneDNN's layout (`pack_weights`), the plain encoder too. `--compile` adds what
 `torch.compile` makes of some of them, in float32 and with torchao's 8 bits. What LoRA, half the
 layers, 8 bits or another model do to quality is not measured here; only the time is compared.
 """
@@ -27,6 +28,9 @@ from conditional_adapters.integrations.onnx import export_onnx, open_session, qu
 ADAPTER_DIM, LORA_RANK, VOCABULARY = 64, 8, 30522
 SHAPES = ((8, 512), (1, 128))
 PLAIN = "plain"
+PACKED = (
+    PLAIN, "parallel adapter", "half the layers", "conditional, r = 4", "conditional, r = 8",
+)  # fmt: skip
 # Threads of ONNX Runtime and OpenMP go on spinning for a while after a run, on the cores that the
 # next candidate needs.
 PAUSE = 0.25  # seconds before each run
@@ -56,7 +60,7 @@ def make_lora(num_layers: int, *, merged: bool) -> nn.Module:
 def make_torch_candidates(num_layers: int) -> dict[str, nn.Module]:
     """Return all that runs in PyTorch."""
     modern = ModernBertConfig(num_hidden_layers=max(22 * num_layers // 12, 1))
-    return {
+    models = {
         PLAIN: make_bert(num_layers),
         "LoRA, not merged": make_lora(num_layers, merged=False),
         "LoRA, merged": make_lora(num_layers, merged=True),
@@ -66,6 +70,15 @@ def make_torch_candidates(num_layers: int) -> dict[str, nn.Module]:
         "conditional, r = 4": make_conditional(num_layers, 4),
         "conditional, r = 8": make_conditional(num_layers, 8),
     }
+    packed = {f"{name}, packed": pack(models[name]) for name in PACKED}
+    return models | packed
+
+
+def pack(model: nn.Module) -> nn.Module:
+    """Return a copy with packed weights."""
+    copied = copy.deepcopy(model)
+    ca.pack_weights(copied)
+    return copied
 
 
 def make_compiled_candidates(models: dict[str, nn.Module]) -> dict[str, Callable[..., object]]:

@@ -42,10 +42,10 @@ tcmalloc or jemalloc.
 Speed-ups are over dense adapters in the same mode. Eager, the host launches kernels one by one, and
 small models wait for it: conditional layers launch more of them and are then slower than dense
 ones. A CUDA graph takes that away, and the Triton kernels (`ops.set_kernel_backend("triton")`) are
-worth having in both. These figures are from before norm, scores and adapter became one kernel,
-which a profile (`benchmarks/results/gpu_profile.json`) asked for:
-[decision 0009](decisions/0009-triton-kernels.md) has what it takes alone, and `experiments/LOG.md`
-what models took with it on a GPU that was not idle.
+worth having in both. Dense adapters gain by them as well; the faster of the two is what all others
+are compared with. `benchmarks/results/gpu.json` has the kernels that three large encoders spend
+their time in, too. T5's position biases are gathered by a kernel of their own since
+([decision 0009](decisions/0009-triton-kernels.md)), which has not run on a GPU yet.
 
 {gpu}
 

@@ -14,7 +14,19 @@ TYPES = {
     **dict.fromkeys(
         ("logits", "weights", "grads", "out", "grad_weights", "scores", "router"), "*fp32"
     ),
-    **dict.fromkeys(("seq", "hidden", "top_k", "tokens_per_weight", "num_tokens", "dim"), "i32"),
+    **dict.fromkeys(
+        (
+            "seq",
+            "hidden",
+            "top_k",
+            "tokens_per_weight",
+            "num_tokens",
+            "dim",
+            "heads",
+            "source_rows",
+        ),
+        "i32",
+    ),
     "epsilon": "fp32",
     "budgets": "*i32",
     "indices": "*i64",
@@ -31,13 +43,14 @@ CHOICES = {
     "BLOCK": 128,
     "BLOCK_TOKENS": 32,
     "BLOCK_DIM": 64,
+    "BLOCK_QUERIES": 16,
 }
 
 
 def compile_kernel(kernel: triton.JITFunction, rows: str, *, has_ones: bool) -> None:
     """Compile for a type of hidden states; sizes of 1 are constants, as in a launch."""
     types = TYPES | dict.fromkeys(ROWS, rows)
-    if "residual" in kernel.arg_names:
+    if not {"residual", "source_rows"}.isdisjoint(kernel.arg_names):
         types["out"] = rows
     constants = {name: 1 for name in kernel.arg_names if has_ones and types.get(name) == "i32"}
     constants |= {name: value for name, value in CHOICES.items() if name in kernel.arg_names}
@@ -47,7 +60,7 @@ def compile_kernel(kernel: triton.JITFunction, rows: str, *, has_ones: bool) -> 
     assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
 
 
-for part in ("gather_scatter", "light_branch", "scoring", "selection", "soft_topk"):
+for part in ("gather_scatter", "light_branch", "pairs", "scoring", "selection", "soft_topk"):
     module = import_module(f"conditional_adapters.kernels.{part}")
     for name, kernel in vars(module).items():
         if isinstance(kernel, triton.JITFunction) and name.endswith("_kernel"):

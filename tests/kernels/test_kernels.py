@@ -126,6 +126,32 @@ def test_gathered_rows_and_their_gradient_are_the_same(rest: tuple[int, ...]) ->
     assert torch.equal(actual_grad[0], expected_grad[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("source", [1, 3])
+@pytest.mark.parametrize("seq, k", [(1, 1), (9, 4), (40, 17), (150, 140)])
+def test_pairs_of_chosen_tokens_are_the_same(
+    seq: int, k: int, source: int, dtype: torch.dtype
+) -> None:
+    pairs = torch.randn(source, 5, seq, seq, dtype=dtype, device=DEVICE)
+    pairs = pairs.transpose(2, 3)  # as a bias may come
+    indices = positions(3, k, seq)
+    expected = ops.gather_pairs(pairs, indices)
+    with ops.set_kernel_backend("triton"):
+        assert torch.equal(ops.gather_pairs(pairs, indices), expected)
+
+
+def test_pairs_keep_their_gradient_and_masks_their_type() -> None:
+    pairs = torch.randn(1, 2, 9, 9, device=DEVICE).requires_grad_()
+    indices = positions(3, 4, 9)
+    with ops.set_kernel_backend("triton"):
+        chosen = ops.gather_pairs(pairs, indices)
+        assert ops.gather_pairs(pairs > 0, indices).dtype == torch.bool
+        assert ops.gather_pairs(pairs, indices, all_keys=True).shape == (3, 2, 4, 9)
+    grad = torch.randn_like(chosen)
+    expected = torch.autograd.grad(ops.gather_pairs(pairs, indices), pairs, grad)
+    torch.testing.assert_close(torch.autograd.grad(chosen, pairs, grad), expected)
+
+
 @pytest.mark.parametrize("hidden", [1, 5, 1030])
 def test_weighted_updates_and_their_gradients_are_the_same(hidden: int) -> None:
     base = torch.randn(3, 9, hidden, device=DEVICE).requires_grad_()
@@ -160,6 +186,7 @@ def test_an_update_without_gradient_is_made_in_place_and_summed_in_float32() -> 
         ("select", lambda s, i: (s, 2, torch.tensor([0, 1, 2]).int().to(DEVICE))),
         ("select_and_weigh", lambda s, i: (s, 2, 0.1)),
         ("score", lambda s, i: (torch.randn(3, 9, 4).to(DEVICE), torch.randn(4).to(DEVICE))),
+        ("gather_pairs", lambda s, i: (torch.randn(1, 2, 9, 9).to(DEVICE), i)),
         ("gather_rows", lambda s, i: (torch.randn(3, 9, 4).to(DEVICE).requires_grad_(), i)),
         (
             "add_weighted_update",

@@ -13,6 +13,7 @@ from .light_branch import ACTIVATIONS as ACTIVATIONS
 from .light_branch import MAX_ADAPTER_DIM as MAX_ADAPTER_DIM
 from .light_branch import Norm as Norm
 from .light_branch import light_branch as light_branch
+from .pairs import gather_pairs as gather_pairs
 from .scoring import score as score
 from .selection import select as select
 from .selection import select_and_weigh as select_and_weigh

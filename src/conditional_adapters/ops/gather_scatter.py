@@ -132,6 +132,9 @@ def gather_pairs(
         `all_keys` `pairs[b, h, selected_indices[b, i], j]`. Differentiable in `pairs`.
     """
     (batch, k), seq = selected_indices.shape, pairs.shape[-1]
+    if (kernels := active_kernels()) is not None and _can_gather_at_once(pairs, all_keys):
+        chosen: Tensor = kernels.gather_pairs(pairs, selected_indices)
+        return chosen
     pairs = pairs.expand(batch, -1, -1, -1)
     heads, num_queries = pairs.shape[1:3]
     if all_keys:
@@ -143,6 +146,12 @@ def gather_pairs(
         out = pairs.flatten(2).gather(2, flat.expand(-1, heads, -1, -1).flatten(2))
         return out.view(batch, heads, k, k)
     return pairs.gather(3, keys.expand(-1, heads, -1, -1))
+
+
+def _can_gather_at_once(pairs: Tensor, all_keys: bool) -> bool:
+    """Tell whether the kernels have what is wanted: both axes, no gradient, no mask."""
+    needs_gradient = torch.is_grad_enabled() and pairs.requires_grad
+    return not all_keys and pairs.shape[2] > 1 and pairs.is_floating_point() and not needs_gradient
 
 
 def _flat(selected_indices: Int[Tensor, "batch k"], seq: int) -> Int[Tensor, "batch k"]:
