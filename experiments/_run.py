@@ -16,7 +16,7 @@ from conditional_adapters.training import TrainingSettings, finetune
 from ._config import Experiment, Row
 from ._data import load_data
 from ._methods import build_task, count_new_parameters
-from ._quality import quality_of
+from ._quality import Outcomes, quality_of
 from ._results import Run
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def _evaluate(
     if row.method == "adapter":
         flops = count_flops(task, rows)
         result["flops_per_row"], result["flop_ratio"] = flops.total, round(flops.ratio, 4)
-    quality = quality_of(task.name)
-    return result | quality.pack(quality.measure(predictions, rows))
+    points, sizes = task.tally(predictions, rows).T
+    return result | quality_of(task.name).pack(Outcomes(points, sizes))
 
 
 def count_flops(task: Task, rows: "datasets.Dataset") -> FlopCount:

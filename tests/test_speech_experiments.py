@@ -72,7 +72,6 @@ def folder(tmp_path, monkeypatch):
         (root / name).mkdir(parents=True)
         (root / name / f"{file}.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     monkeypatch.setattr(_config, "FOLDER", root)
-    monkeypatch.setattr("experiments.__main__.FOLDER", root)
     monkeypatch.chdir(tmp_path)
     return root
 
