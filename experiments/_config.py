@@ -112,6 +112,11 @@ class Pretraining(Strict):
         return values | _own_values(self.model)
 
     @property
+    def trains_all(self) -> bool:
+        """Whether the pretrained weights change as well."""
+        return self.settings.get("trainable") == "all"
+
+    @property
     def steps(self) -> int:
         """All steps since the dense model."""
         before = 0 if self.start is None else load_pretraining(self.start).steps
@@ -270,17 +275,17 @@ def _naming(path: Path) -> Iterator[None]:
         raise SystemExit(f"{path}: {error}") from error
 
 
-def pretraining_steps(row: Row) -> int:
-    """Return after how many steps of pretraining a row starts.
+def pretraining_of(row: Row) -> Pretraining | None:
+    """Return the pretraining that a row starts from.
 
     Args:
         row: A row. An adapter of the package has the name of the pretraining that made it.
 
     Returns:
-        The steps, 0 without pretraining.
+        The pretraining, None if there is none.
     """
     name = row.pretraining or (row.init and row.init.removeprefix("packaged:"))
-    return load_pretraining(name).steps if name else 0
+    return load_pretraining(name) if name else None
 
 
 def experiment_names() -> list[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import _config
-from ._config import Experiment, pretraining_steps
+from ._config import Experiment, pretraining_of
 from ._quality import Quality, quality_of
 from ._tables import evaluations, percentages
 
@@ -44,7 +44,10 @@ def speed_figure(name: str, experiment: Experiment, results: dict[str, Any]) -> 
 
 
 def pretraining_figure(name: str, experiment: Experiment, results: dict[str, Any]) -> Path | None:
-    """Draw quality over steps of pretraining by reduction factor; None where these do not vary."""
+    """Draw quality over steps of pretraining by reduction factor; None where these do not vary.
+
+    Only rows whose backbone stays as it was are on one curve.
+    """
     from matplotlib.figure import Figure
 
     quality = quality_of(experiment.kind.name)
@@ -58,7 +61,10 @@ def pretraining_figure(name: str, experiment: Experiment, results: dict[str, Any
         if row_name == experiment.baseline:
             dense = mean
         elif (row.method, set(row.adapter)) == ("adapter", {"reduction_factor"}):
-            point = pretraining_steps(row), mean, deviation
+            pretraining = pretraining_of(row)
+            if pretraining is not None and pretraining.trains_all:
+                continue
+            point = 0 if pretraining is None else pretraining.steps, mean, deviation
             curves.setdefault(row.adapter["reduction_factor"], []).append(point)
     curves = {
         factor: sorted(points)
