@@ -84,6 +84,8 @@ class Scratch(Strict):
     vocabulary: int  # of the tokenizer, which is trained as well
     block: int  # tokens of a row
     model: dict[str, Any]  # fields of T5Config
+    # Adafactor takes steps relative to the size of each parameter, as T5 was trained.
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
     settings: dict[str, Any]  # fields of PretrainingSettings
 
 
@@ -204,7 +206,7 @@ def _own_values(model: str) -> dict[str, Any]:
     """Return all that a model of our own depends on."""
     if not model.startswith(OWN):
         return {}
-    scratch = load_scratch(model.removeprefix(OWN)).model_dump()
+    scratch = _values(load_scratch(model.removeprefix(OWN)), later=("optimizer",))
     return {"scratch": {key: value for key, value in scratch.items() if key != "title"}}
 
 

@@ -10,8 +10,15 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from transformers import (
+    Adafactor,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+)
 
 from conditional_adapters.tasks.kinds.classification import TEXT_CLASSIFICATION
 from conditional_adapters.training import PretrainingSettings, SpanCorruption
@@ -79,6 +86,7 @@ def run_scratch(scratch: Scratch, output: Path, *, resume: bool) -> dict[str, An
         ),
         data_collator=_Corruption(SpanCorruption(tokenizer), settings.seed),
         train_dataset=blocks,
+        optimizers=(_optimizer(model, scratch.optimizer, settings.learning_rate), None),
     )
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(output, is_wanted=resume))
     seconds = perf_counter() - start
@@ -91,6 +99,16 @@ def run_scratch(scratch: Scratch, output: Path, *, resume: bool) -> dict[str, An
         "training_seconds": round(seconds, 1),
         "log": [line for line in trainer.state.log_history if "loss" in line],
     }
+
+
+def _optimizer(model: nn.Module, name: str, learning_rate: float) -> Optimizer | None:
+    """Return the optimiser, None for Trainer's own, which is AdamW."""
+    if name == "adamw":
+        return None
+    optimizer: Optimizer = Adafactor(
+        model.parameters(), lr=learning_rate, scale_parameter=True, relative_step=False
+    )
+    return optimizer
 
 
 def train_tokenizer(rows: "datasets.Dataset", vocabulary: int) -> PreTrainedTokenizerFast:

@@ -37,6 +37,7 @@ def workspace(tmp_path_factory):
     files = {
         "t5/scratch": {
             "title": "T5", "data": [data], "vocabulary": 60, "block": 16, "settings": SETTINGS,
+            "optimizer": "adafactor",
             "model": {
                 "d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 32, "num_layers": 2,
                 "feed_forward_proj": "gated-gelu",
