@@ -1,8 +1,10 @@
 """Run experiments and render their tables: `python -m experiments --help`."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -111,14 +113,9 @@ def pretrain(
     Writes WORKSPACE/NAME/adapter (and WORKSPACE/NAME/model, if all of it trains), and the losses to
     experiments/NAME/pretraining.json.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    output = workspace / name
-    described = describe_run("experiments", "transformers")
-    resume = any(output.glob("checkpoint-*"))
-    result = run_pretraining(load_pretraining(name), workspace, output, resume=resume)
-    text = json.dumps(described | result, indent=1) + "\n"
-    replace_text(_config.FOLDER / name / "pretraining.json", text)
+    pretraining, output = load_pretraining(name), workspace / name
+    run_once = partial(run_pretraining, pretraining, workspace, output)
+    _run_and_write(run_once, output, f"{name}/pretraining.json", threads)
     messages.print(f"adapter: {output / 'adapter'}")
 
 
@@ -132,14 +129,9 @@ def scratch(
 
     Writes WORKSPACE/NAME/model, and the losses to experiments/NAME/scratch.json.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
     output = workspace / name
-    described = describe_run("experiments", "transformers")
-    resume = any(output.glob("checkpoint-*"))
-    result = run_scratch(load_scratch(name), output, resume=resume)
-    text = json.dumps(described | result, indent=1) + "\n"
-    replace_text(_config.FOLDER / name / "scratch.json", text)
+    run_once = partial(run_scratch, load_scratch(name), output)
+    _run_and_write(run_once, output, f"{name}/scratch.json", threads)
     messages.print(f"model: {output / 'model'}")
 
 
@@ -174,6 +166,17 @@ def speed(
 def render() -> None:
     """Write docs/experiments.md and its figures from the results."""
     messages.print(f"wrote {render_page()}")
+
+
+def _run_and_write(
+    train: Callable[..., dict[str, Any]], output: Path, file: str, threads: int | None
+) -> None:
+    """Train, going on where there is a checkpoint, and write what is to be kept."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    described = describe_run("experiments", "transformers")
+    result = train(resume=any(output.glob("checkpoint-*")))
+    replace_text(_config.FOLDER / file, json.dumps(described | result, indent=1) + "\n")
 
 
 def _wanted(experiment: Experiment, name: str, rows: str) -> list[str]:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from conditional_adapters.tasks._collate import pad_targets
 from conditional_adapters.tasks.kinds.classification import TEXT_CLASSIFICATION
 from conditional_adapters.tasks.kinds.summarization import Summariser, load_summariser
-from conditional_adapters.tasks.metrics import classification_metrics
+from conditional_adapters.tasks.metrics import score_labels, tally_labels
 from conditional_adapters.tasks.task import Columns, Prediction, Quality, TaskDefaults, TaskKind
 
 if TYPE_CHECKING:
@@ -90,15 +90,13 @@ class LabelWriter(TaskDefaults):
         self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
     ) -> dict[str, float]:
         """Compute accuracy and macro-averaged F1."""
-        chosen = np.array([self.labels.index(prediction["label"]) for prediction in predictions])
-        return classification_metrics(np.eye(len(self.labels))[chosen], np.asarray(rows["label"]))
+        return score_labels(predictions, self.labels, rows)
 
     def tally(
         self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
     ) -> Float[np.ndarray, "rows 2"]:
         """Give one point for a right row."""
-        pairs = zip(predictions, rows["label"], strict=True)
-        return np.array([[p["label"] == self.labels[label], 1.0] for p, label in pairs])
+        return tally_labels(predictions, self.labels, rows)
 
 
 def _load(model_name: str, labels: Sequence[str], *, max_length: int | None = None) -> LabelWriter:

@@ -5,25 +5,23 @@ trained on the same texts.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from transformers import (
     Adafactor,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
-    Trainer,
 )
 
 from conditional_adapters.tasks.kinds.classification import TEXT_CLASSIFICATION
 from conditional_adapters.training import PretrainingSettings, SpanCorruption
-from conditional_adapters.training.objectives import Examples
-from conditional_adapters.training.trainer import checkpoint_to_resume, trainer_arguments
+from conditional_adapters.training.pretrain import minimise
 
 from ._config import Scratch
 from ._data import unlabelled_rows
@@ -35,16 +33,6 @@ _PAD, _END, _UNKNOWN = "<pad>", "</s>", "<unk>"  # 0, 1 and 2, as in T5
 _NUM_SENTINELS = 100
 _MAX_LENGTH = 512  # tokens of a text, unless less is asked for
 _BATCH = 1000  # texts that are tokenised at a time
-
-
-class _Corruption:
-    """Corrupt the rows of a batch anew whenever it is read; one seed serves the training."""
-
-    def __init__(self, objective: SpanCorruption, seed: int) -> None:
-        self.objective, self.generator = objective, torch.Generator().manual_seed(seed)
-
-    def __call__(self, examples: Examples) -> dict[str, Tensor]:
-        return self.objective.collate(examples, self.generator)
 
 
 def run_scratch(scratch: Scratch, output: Path, *, resume: bool) -> dict[str, Any]:
@@ -73,22 +61,16 @@ def run_scratch(scratch: Scratch, output: Path, *, resume: bool) -> dict[str, An
     )  # fmt: skip
     model = T5ForConditionalGeneration(config)
     start = perf_counter()
-    trainer = Trainer(
+    trainer = minimise(
         model,
-        trainer_arguments(
-            output,
-            settings,
-            num_steps=settings.max_steps,
-            max_steps=settings.max_steps,
-            save_strategy="steps",
-            save_steps=settings.save_every,
-            logging_steps=settings.log_every,
-        ),
-        data_collator=_Corruption(SpanCorruption(tokenizer), settings.seed),
-        train_dataset=blocks,
-        optimizers=(_optimizer(model, scratch.optimizer, settings.learning_rate), None),
+        blocks,
+        objective=SpanCorruption(tokenizer),
+        output=output,
+        # All of it is backbone.
+        settings=replace(settings, backbone_learning_rate=settings.learning_rate),
+        resume=resume,
+        optimizer=_optimizer(model, scratch.optimizer, settings.learning_rate),
     )
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(output, is_wanted=resume))
     seconds = perf_counter() - start
     model.eval().save_pretrained(output / "model")
     tokenizer.save_pretrained(output / "model")
@@ -102,7 +84,7 @@ def run_scratch(scratch: Scratch, output: Path, *, resume: bool) -> dict[str, An
 
 
 def _optimizer(model: nn.Module, name: str, learning_rate: float) -> Optimizer | None:
-    """Return the optimiser, None for Trainer's own, which is AdamW."""
+    """Return the optimiser, None for the usual one, which is AdamW."""
     if name == "adamw":
         return None
     optimizer: Optimizer = Adafactor(

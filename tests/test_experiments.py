@@ -63,17 +63,22 @@ EXPERIMENT = {
 }
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder of experiments with one experiment, a model and a data set."""
-    write_bert(tmp_path / "model", word_tokenizer(), num_layers=4)
+def write_words(path, names, *, longest):
+    """Write 90 texts of even or of odd words, and which it is."""
     rng = random.Random(0)
     lines = ["text,label"]
     for index in range(90):
         parity = index % 2
-        words = (f"w{2 * rng.randrange(20) + parity}" for _ in range(rng.randint(4, 12)))
-        lines.append(f"{' '.join(words)},{'odd' if parity else 'even'}")
-    (tmp_path / "data.csv").write_text("\n".join(lines) + "\n")
+        words = (f"w{2 * rng.randrange(20) + parity}" for _ in range(rng.randint(4, longest)))
+        lines.append(f"{' '.join(words)},{names[parity]}")
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of experiments with one experiment, a model and a data set."""
+    write_bert(tmp_path / "model", word_tokenizer(), num_layers=4)
+    write_words(tmp_path / "data.csv", ("even", "odd"), longest=12)
     (tmp_path / "docs").mkdir()
     root = tmp_path / "experiments"
     (root / "words").mkdir(parents=True)

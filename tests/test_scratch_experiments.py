@@ -1,7 +1,6 @@
 """A T5 of the experiments' own: from nothing over two ways of pretraining to a table."""
 
 import json
-import random
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from experiments._label_writing import LABEL_WRITING
 from experiments._results import read_results
 from experiments._scratch import make_blocks, train_tokenizer
 from experiments._tables import table
+from tests.test_experiments import write_words
 
 SETTINGS = {"max_steps": 4, "batch_size": 4, "save_every": 10, "log_every": 1}
 
@@ -26,13 +26,7 @@ SETTINGS = {"max_steps": 4, "batch_size": 4, "save_every": 10, "log_every": 1}
 def workspace(tmp_path_factory):
     """Experiments, run once."""
     root = tmp_path_factory.mktemp("scratch")
-    rng = random.Random(0)
-    lines = ["text,label"]
-    for index in range(90):
-        parity = index % 2
-        words = (f"w{2 * rng.randrange(20) + parity}" for _ in range(rng.randint(4, 30)))
-        lines.append(f"{' '.join(words)},{'odd' if parity else 'even number'}")
-    (root / "data.csv").write_text("\n".join(lines) + "\n")
+    write_words(root / "data.csv", ("even number", "odd"), longest=30)
     data = {"source": str(root / "data.csv"), "test_rows": 30}
     files = {
         "t5/scratch": {

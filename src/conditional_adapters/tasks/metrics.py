@@ -9,7 +9,10 @@ from jaxtyping import Float, Int
 from ._extras import import_extra
 
 if TYPE_CHECKING:
+    import datasets
     from transformers import EvalPrediction
+
+    from .task import Prediction
 
 
 def classification_metrics(
@@ -31,6 +34,41 @@ def classification_metrics(
         "accuracy": float(accuracy_score(labels, predictions)),
         "macro_f1": float(f1_score(labels, predictions, average="macro", zero_division=0)),
     }
+
+
+def score_labels(
+    predictions: "Sequence[Prediction]", labels: Sequence[str], rows: "datasets.Dataset"
+) -> dict[str, float]:
+    """Compute accuracy and macro-averaged F1 of predicted classes.
+
+    Args:
+        predictions: One for each row, its class under `label`.
+        labels: The names of all classes.
+        rows: Rows with the right classes, as numbers.
+
+    Returns:
+        `accuracy` and `macro_f1`, in [0, 1].
+    """
+    numbers = {label: number for number, label in enumerate(labels)}
+    chosen = np.array([numbers[prediction["label"]] for prediction in predictions])
+    return classification_metrics(np.eye(len(labels))[chosen], np.asarray(rows["label"]))
+
+
+def tally_labels(
+    predictions: "Sequence[Prediction]", labels: Sequence[str], rows: "datasets.Dataset"
+) -> Float[np.ndarray, "rows 2"]:
+    """Give one point for a right row, as `Task.tally`; arguments as `score_labels`.
+
+    Args:
+        predictions: One for each row, its class under `label`.
+        labels: The names of all classes.
+        rows: Rows with the right classes, as numbers.
+
+    Returns:
+        Points, and 1 for each row.
+    """
+    pairs = zip(predictions, rows["label"], strict=True)
+    return np.array([[p["label"] == labels[label], 1.0] for p, label in pairs])
 
 
 def compare_accuracy(

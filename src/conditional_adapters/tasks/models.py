@@ -37,7 +37,7 @@ from ._loading import (
     text_limit,
 )
 from .data import Modality
-from .metrics import classification_metrics, trainer_metrics
+from .metrics import score_labels, tally_labels, trainer_metrics
 from .preprocessing import Preprocessor
 from .task import Columns, Prediction, Quality, TrainerMetrics
 
@@ -137,16 +137,13 @@ class Classifier:
         self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
     ) -> dict[str, float]:
         """Compute accuracy and macro-averaged F1."""
-        numbers = {label: number for number, label in enumerate(self.labels)}
-        chosen = np.array([numbers[prediction["label"]] for prediction in predictions])
-        return classification_metrics(np.eye(len(self.labels))[chosen], np.asarray(rows["label"]))
+        return score_labels(predictions, self.labels, rows)
 
     def tally(
         self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
     ) -> Float[np.ndarray, "rows 2"]:
         """Give one point for a right row."""
-        pairs = zip(predictions, rows["label"], strict=True)
-        return np.array([[p["label"] == self.labels[label], 1.0] for p, label in pairs])
+        return tally_labels(predictions, self.labels, rows)
 
 
 @dataclass(frozen=True)

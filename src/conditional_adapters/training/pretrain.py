@@ -114,9 +114,53 @@ def pretrain(
         DataError: If there are no rows.
     """
     active_adapter(model)
-    checkpoint = checkpoint_to_resume(output, is_wanted=resume)
     if settings.trainable == "all":
         _unfreeze(model, objective)
+    return minimise(
+        model,
+        rows,
+        objective=objective,
+        output=output,
+        settings=settings,
+        encode=encode,
+        resume=resume,
+        callbacks=callbacks,
+    )
+
+
+def minimise(
+    model: PreTrainedModel,
+    rows: "datasets.Dataset | Iterable[Mapping[str, Any]]",
+    *,
+    objective: Objective,
+    output: Path,
+    settings: PretrainingSettings,
+    encode: Callable[[Columns], Columns] | None = None,
+    resume: bool = False,
+    callbacks: tuple[TrainerCallback, ...] = (),
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Trainer:
+    """Do as `pretrain`, with any model and whatever of it is trainable.
+
+    Args:
+        model: A model, with adapters or without.
+        rows: As in `pretrain`.
+        objective: What to minimise.
+        output: Folder for checkpoints and the TensorBoard log.
+        settings: How to train.
+        encode: As in `pretrain`.
+        resume: Go on from the last complete checkpoint in `output`.
+        callbacks: Further callbacks for Trainer.
+        optimizer: Instead of AdamW; the learning rates of the settings are not used then.
+
+    Returns:
+        The Trainer, after training.
+
+    Raises:
+        ConfigError: If there is nothing to resume from, or there are several devices.
+        DataError: If there are no rows.
+    """
+    checkpoint = checkpoint_to_resume(output, is_wanted=resume)
     arguments = trainer_arguments(
         output,
         settings,
@@ -154,6 +198,7 @@ def pretrain(
         objective=objective,
         router_learning_rate=settings.router_learning_rate,
         backbone_learning_rate=settings.backbone_learning_rate,
+        optimizers=(optimizer, None),
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     model.eval()
