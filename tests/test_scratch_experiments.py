@@ -10,12 +10,14 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from conditional_adapters.tasks.inference import predict
+from conditional_adapters.training import SpanCorruption
+from conditional_adapters.training.objectives import own_loss
 from experiments import __main__ as command
 from experiments import _config
 from experiments._data import load_data
 from experiments._label_writing import LABEL_WRITING
 from experiments._results import read_results
-from experiments._scratch import make_blocks, train_tokenizer
+from experiments._scratch import make_blocks, run_scratch, train_tokenizer
 from experiments._tables import table
 from tests.test_experiments import write_words
 
@@ -171,3 +173,30 @@ def test_blocks_hold_all_texts_in_order(workspace) -> None:
 
 def test_runs_are_kept_by_row(workspace) -> None:
     assert set(read_results("words")["runs"]) == {"dense", "distilled", "spans"}
+
+
+def test_a_killed_training_from_scratch_ends_with_the_weights_of_a_whole_one(
+    workspace, monkeypatch
+) -> None:
+    scratch = _config.load_scratch("t5")
+    scratch = scratch.model_copy(update={"settings": {**SETTINGS, "save_every": 2}})
+    run_scratch(scratch, workspace / "whole", resume=False)
+    calls = []
+
+    def loss(self, model, batch):
+        calls.append(batch)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return own_loss(model, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SpanCorruption, "loss", loss)
+        with pytest.raises(KeyboardInterrupt):
+            run_scratch(scratch, workspace / "killed", resume=False)
+    run_scratch(scratch, workspace / "killed", resume=True)
+    whole, killed = (
+        load_file(workspace / name / "model" / "model.safetensors") for name in ("whole", "killed")
+    )
+    assert whole.keys() == killed.keys()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(killed[name], tensor, atol=1e-6, rtol=1e-6)
