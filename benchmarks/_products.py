@@ -16,6 +16,7 @@ PRODUCTS = {
     aten.baddbmm.default,
     aten.convolution.default,
     torch.ops.mkldnn._linear_pointwise.default,  # of packed weights
+    torch.ops.mkldnn._linear_pointwise.binary,  # and added to a residual
     aten._scaled_dot_product_flash_attention_for_cpu.default,
     aten._scaled_dot_product_flash_attention.default,
     aten._scaled_dot_product_efficient_attention.default,

@@ -172,24 +172,25 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--allocator", choices=ALLOCATORS, default="default")
     parser.add_argument("--step", action="store_true", help="a training step and its memory")
-    parser.add_argument("--compile", action="store_true", help="forward passes, compiled")
+    parser.add_argument(
+        "--compile", dest="compiled", action="store_true", help="forward passes, compiled"
+    )
     parser.add_argument("--packed", action="store_true", help="forward passes, weights packed")
     parser.add_argument("--cell-minutes", type=float, default=15, help="of a grid; the longest")
     parser.add_argument("--again", action="store_true", help="in a grid: measured cells, too")
     parser.add_argument("--estimate", action="store_true", help="say how long it takes, and end")
     parser.add_argument("--output", type=Path, default=RESULTS / "encoders.json")
     arguments = parser.parse_args()
-    if arguments.step + arguments.compile + arguments.packed > 1:
-        parser.error("choose one of --step, --compile and --packed.")
+    if arguments.step and (arguments.compiled or arguments.packed):
+        parser.error("--step goes with neither --compile nor --packed.")
     is_grid = arguments.grid
     arguments.models = arguments.models or (list(MODELS) if is_grid else ["packaged-minilm"])
     arguments.dtypes = arguments.dtypes or (list(TYPES) if is_grid else ["float32"])
     arguments.batches = arguments.batches or (_grid.BATCHES if is_grid else [8])
     arguments.tokens = arguments.tokens or (_grid.LENGTHS if is_grid else [512])
     arguments.rounds = arguments.rounds or (_grid.ROUNDS if is_grid else 7)
-    arguments.kind = "compiled forward" if arguments.compile else "forward"
-    arguments.kind = "packed forward" if arguments.packed else arguments.kind
-    arguments.kind = "step" if arguments.step else arguments.kind
+    how = [name for name in ("packed", "compiled") if getattr(arguments, name)]
+    arguments.kind = "step" if arguments.step else " ".join([*how, "forward"])
     if arguments.allocator != "default":
         arguments.kind += f", {arguments.allocator}"
     return arguments
@@ -232,7 +233,7 @@ def _measure(cell: Cell, arguments: argparse.Namespace) -> Report:
             ca.pack_weights(model)
         inputs = make_inputs(model, cell.batch, cell.tokens)
         sizes = (arguments.factors, arguments.rounds)
-        found = measure_forward(model, inputs, *sizes, compiled=arguments.compile)
+        found = measure_forward(model, inputs, *sizes, compiled=arguments.compiled)
     return run | settings | {"results": found}
 
 

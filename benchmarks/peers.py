@@ -3,7 +3,7 @@
 Random weights, float32. All take turns in every round, in a new order each time and with a pause
 before each, and ratios to the plain encoder are taken within a round. Packed ones have their
 weights in oneDNN's layout (`pack_weights`), the plain encoder too. `--compile` adds what
-`torch.compile` makes of some of them, in float32 and with torchao's 8 bits. What LoRA, half the
+`torch.compile` makes of some of them, packed or not, and with torchao's 8 bits. What LoRA, half the
 layers, 8 bits or another model do to quality is not measured here; only the time is compared.
 """
 
@@ -92,7 +92,8 @@ def make_compiled_candidates(models: dict[str, nn.Module]) -> dict[str, Callable
     found: dict[str, Callable[..., object]] = {}
     num_graphs = 8  # of one function of transformers that all these models share; there are five
     for name in (PLAIN, "parallel adapter", "conditional, r = 4"):
-        found[f"{name}, compiled"] = compile_module(models[name], variants=num_graphs)
+        for kind in (name, f"{name}, packed"):
+            found[f"{kind}, compiled"] = compile_module(models[kind], variants=num_graphs)
     for name in ("parallel adapter", "conditional, r = 4"):
         model = copy.deepcopy(models[name])
         quantize_(model.encoder, Int8DynamicActivationInt8WeightConfig())

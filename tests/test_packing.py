@@ -12,7 +12,9 @@ from transformers import PreTrainedModel
 
 import conditional_adapters as ca
 from benchmarks._products import OperatorObserver
-from conditional_adapters.modules.packed import PackedModule
+from conditional_adapters.modules import packed as packed_modules
+from conditional_adapters.modules.adapter import ParallelAdapter
+from conditional_adapters.modules.packed import PackedAdapter, PackedModule, packed_product
 from tests.contracts.test_architectures import logits_of, make_conditional
 from tests.test_dense_below import CASES
 from tests.tiny_models import TINY_MODELS
@@ -30,7 +32,7 @@ class Packed(OperatorObserver):
         self.num_calls = 0
 
     def observe(self, func, args, kwargs) -> None:
-        self.num_calls += func is torch.ops.mkldnn._linear_pointwise.default
+        self.num_calls += func._overloadpacket is torch.ops.mkldnn._linear_pointwise
 
 
 def make(
@@ -61,6 +63,34 @@ def test_a_packed_model_answers_the_same(name, padding, mode) -> None:
     with Packed() as packed:
         assert_close(logits_of(model, inputs), expected)
     assert packed.num_calls > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu", "tanh", "identity"])
+def test_a_packed_adapter_adds_what_it_added(activation) -> None:
+    adapter = ParallelAdapter(24, 7, activation=activation)
+    nn.init.normal_(adapter.up)
+    plain = copy.deepcopy(adapter)
+    states, residual = torch.randn(3, 5, 24), torch.randn(3, 5, 24)
+    expected, before = plain(states, residual), residual.clone()
+    ca.pack_weights(adapter)
+    assert isinstance(adapter, PackedAdapter)
+    assert type(adapter).__qualname__ == "PackedParallelAdapter"
+    with Packed() as packed:
+        assert_close(adapter(states, residual), expected)
+    assert packed.num_calls == 2
+    assert torch.equal(residual, before)
+    for module in (adapter, plain):
+        module.up.mul_(2)
+    assert_close(adapter(states, residual), plain(states, residual))
+    # Other types go the usual way, which keeps the residual stream in its own.
+    with Packed() as packed:
+        assert adapter(states, residual.double()).dtype == torch.float64
+        assert adapter(states.bfloat16(), residual.bfloat16()).dtype == torch.bfloat16
+    assert packed.num_calls == 0
+    ca.unpack_weights(adapter)
+    assert torch.equal(adapter(states, residual), plain(states, residual))
+    assert type(adapter) is ParallelAdapter
 
 
 @torch.no_grad()
@@ -208,11 +238,109 @@ def test_a_model_without_such_weights_is_refused() -> None:
         ca.pack_weights(nn.Linear(3, 3, dtype=torch.float64))
 
 
+@pytest.fixture
+def products(monkeypatch) -> list[torch.Size]:
+    """The shapes of the states that packed weights were multiplied by."""
+    torch._dynamo.reset()
+    shapes: list[torch.Size] = []
+    multiply = packed_modules.packed_linear
+
+    def counted(states: Tensor, *others: Tensor | None) -> Tensor:
+        shapes.append(states.shape)
+        return multiply(states, *others)
+
+    monkeypatch.setattr(packed_modules, "packed_linear", counted)
+    return shapes
+
+
 @pytest.mark.compile
 @torch.no_grad()
-def test_a_packed_model_compiles_as_one_graph() -> None:
-    torch._dynamo.reset()
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_the_operator_of_graphs_finds_the_copy_of_its_weight(with_residual, products) -> None:
+    linear = ca.pack_weights(nn.Sequential(nn.Linear(6, 4)))[0]
+    states = torch.randn(2, 3, 6)
+    residual = torch.randn(2, 3, 4) if with_residual else None
+    torch.library.opcheck(packed_product, (states, linear.weight, linear.bias, residual))
+
+    def check(weight: Tensor, num_packed: int) -> None:
+        expected = nn.functional.linear(states, weight, linear.bias)
+        expected = expected if residual is None else expected + residual
+        products.clear()
+        assert_close(packed_product(states, weight, linear.bias, residual), expected)
+        assert len(products) == num_packed
+
+    check(linear.weight, 1)
+    check(linear.weight.detach(), 1)  # the same memory
+    linear.weight.mul_(2)
+    check(linear.weight, 1)  # packed again
+    check(linear.weight.clone(), 0)  # the same values elsewhere: nothing is known of them
+    linear.weight.data = linear.weight.data + 1
+    check(linear.weight, 0)
+    square = ca.pack_weights(nn.Sequential(nn.Linear(6, 6)))[0]
+    linear.bias = nn.Parameter(torch.ones(6))
+    residual = torch.randn(2, 3, 6) if with_residual else None
+    check(square.weight, 1)
+    check(square.weight.t(), 0)  # begins at the same address
+
+
+@torch.no_grad()
+def test_copies_go_with_their_module() -> None:
+    before = len(packed_modules._IN_USE)
+    model = ca.pack_weights(nn.Sequential(nn.Linear(6, 4)))
+    weight = model[0].weight
+    assert packed_modules._IN_USE[weight.data_ptr()].weight is weight
+    ca.unpack_weights(model)
+    assert weight.data_ptr() not in packed_modules._IN_USE
+    assert len(packed_modules._IN_USE) == before
+
+
+@pytest.mark.compile
+@torch.no_grad()
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_a_packed_model_compiles_as_one_graph_that_uses_the_copies(backend, products) -> None:
     model, inputs = make()
     expected = logits_of(ca.pack_weights(model), inputs)
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    num_eager = len(products)
+    products.clear()
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
     assert_close(logits_of(compiled, inputs), expected)
+    products.clear()
+    assert_close(logits_of(compiled, inputs), expected)
+    assert len(products) == num_eager > 0
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("change", [by_optimiser, by_loading, through_data, with_other_data])
+def test_a_compiled_graph_has_the_new_weights(change, products) -> None:
+    model = ca.pack_weights(nn.Sequential(nn.Linear(6, 40)))
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    states = torch.ones(3, 6)
+    with torch.no_grad():
+        compiled(states)
+    assert len(products) == 1
+    change(model[0])
+    with torch.no_grad():
+        found = compiled(states)
+        assert_close(found, nn.functional.linear(states, model[0].weight, model[0].bias))
+
+
+@pytest.mark.compile
+def test_a_compiled_graph_that_trains_has_its_gradients(products) -> None:
+    plain, inputs = make()
+    packed = ca.pack_weights(copy.deepcopy(plain))
+    compiled = torch.compile(packed, fullgraph=True, backend="aot_eager")
+    logits_of(plain, inputs).square().sum().backward()
+    logits_of(compiled, inputs).square().sum().backward()
+    for (name, expected), found in zip(plain.named_parameters(), packed.parameters(), strict=True):
+        if expected.grad is not None:
+            torch.testing.assert_close(found.grad, expected.grad, atol=1e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.compile
+@torch.no_grad()
+def test_an_exported_graph_has_no_packed_weights() -> None:
+    model = ca.pack_weights(nn.Sequential(nn.Linear(6, 4)))
+    program = torch.export.export(model, (torch.ones(2, 6),))
+    assert {node.target for node in program.graph.nodes if node.op == "call_function"} == {
+        torch.ops.aten.linear.default
+    }

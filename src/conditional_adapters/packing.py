@@ -6,19 +6,24 @@ from torch import nn
 
 from .errors import AttachmentError
 from .modules._subclass import become, leave
-from .modules.packed import PackedModule
-from .ops import can_pack
+from .modules.adapter import ParallelAdapter
+from .modules.packed import PackedAdapter, PackedLinear, PackedModule
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
+
+_MIXINS: dict[type[nn.Module], type[PackedModule]] = {
+    nn.Linear: PackedLinear,
+    ParallelAdapter: PackedAdapter,
+}
 
 
 def pack_weights(model: ModelT) -> ModelT:
     """Keep a copy of each linear weight in the layout of the CPU's matrix product, for inference.
 
     Products of few rows gain most: the k of n tokens of a conditional layer, single texts, short
-    ones. Dense models gain, too, so compare with a packed one. Where gradients are needed, under
-    autocast, on a GPU and in traced graphs the model computes as before. Outputs change by
-    rounding.
+    ones. Dense models gain, too, so compare with a packed one. Graphs that `torch.compile` makes
+    use the copies as well. Where gradients are needed, under autocast, on a GPU and in exported
+    graphs the model computes as before. Outputs change by rounding.
 
     A weight that has changed, by an optimiser, by `load_state_dict` or by merging another adapter
     into it, is packed again at its next use. A change of a few elements through `weight.data` may
@@ -27,7 +32,8 @@ def pack_weights(model: ModelT) -> ModelT:
 
     Args:
         model: Any model whose linear maps are `torch.nn.Linear` on a CPU, in float32, or in
-            bfloat16 where the processor has instructions for it. Other modules stay as they are.
+            bfloat16 where the processor has instructions for it. Adapters are packed as well;
+            other modules stay as they are.
 
     Returns:
         The same object.
@@ -43,9 +49,10 @@ def pack_weights(model: ModelT) -> ModelT:
     """
     found = 0
     for module in list(model.modules()):
-        if type(module) is nn.Linear and can_pack(module.weight):
-            module = become(module, PackedModule)
-        if isinstance(module, PackedModule) and can_pack(module.weight):
+        mixin = _MIXINS.get(type(module))
+        if mixin is not None and mixin.coda_can_pack(module):
+            module = become(module, mixin)
+        if isinstance(module, PackedModule) and module.coda_can_pack(module):
             module.coda_pack()
             found += 1
     if not found:
@@ -68,6 +75,6 @@ def unpack_weights(model: ModelT) -> ModelT:
     """
     for module in model.modules():
         if isinstance(module, PackedModule):
-            leave(module, PackedModule)
+            leave(module, PackedLinear if isinstance(module, PackedLinear) else PackedAdapter)
             del module.coda_packed
     return model

@@ -24,6 +24,27 @@ def test_it_is_the_product_with_the_transposed_weight(shape, out, has_bias) -> N
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (3, 7, 5), (0, 5), (2, 0, 5), (300, 5)])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_a_residual_is_added_and_stays_as_it_was(shape, has_bias) -> None:
+    states, weight, residual = torch.randn(shape), torch.randn(3, 5), torch.randn(*shape[:-1], 3)
+    bias, before = torch.randn(3) if has_bias else None, residual.clone()
+    expected = (states.double().unsqueeze(-2) * weight.double()).sum(-1) + residual.double()
+    if bias is not None:
+        expected = expected + bias.double()
+    found = packed_linear(states, pack_weight(weight), bias, residual)
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(residual, before)
+
+
+def test_a_residual_of_any_memory_layout() -> None:
+    states, weight = torch.randn(4, 9, 6), torch.randn(8, 6)
+    residual = torch.randn(9, 4, 8).transpose(0, 1)
+    found = packed_linear(states, pack_weight(weight), None, residual)
+    torch.testing.assert_close(found, states @ weight.t() + residual, atol=1e-5, rtol=1e-5)
+
+
 def test_states_and_weights_of_any_memory_layout() -> None:
     states, weight = torch.randn(4, 9, 6)[:, ::2].mT.mT, torch.randn(6, 8).t()
     assert not weight.is_contiguous()

@@ -31,8 +31,14 @@ def _attention_flop(
 
 
 def _packed_linear_flop(
-    states: tuple[int, ...], weight: tuple[int, ...], *_: object, **__: object
+    states: tuple[int, ...],
+    first: tuple[int, ...],
+    second: tuple[int, ...] | None,
+    *_: object,
+    **__: object,
 ) -> int:
+    # The weight, then the bias or nothing; or the residual, then the weight.
+    weight = second if second is not None and len(second) == 2 else first
     return 2 * prod(states) * weight[0]
 
 

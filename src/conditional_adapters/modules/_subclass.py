@@ -18,6 +18,7 @@ MixinT = TypeVar("MixinT", bound="DynamicSubclass")
 class DynamicSubclass(nn.Module):
     """What every dynamic subclass can do: show its name, be pickled and copied."""
 
+    coda_prefix: str | None = None  # what the name of the class begins with; None: the mixin's name
     coda_mixin: type[nn.Module]
     coda_original_class: type[Any]
 
@@ -46,7 +47,7 @@ def subclass_of(mixin: type[Any], original: type[Any]) -> type[Any]:
 
 
 def _make_subclass(mixin: type[Any], original: type[Any]) -> type[Any]:
-    prefix = mixin.__name__.removesuffix("Layer").removesuffix("Module")
+    prefix = mixin.coda_prefix or mixin.__name__.removesuffix("Layer").removesuffix("Module")
     namespace = {
         "__module__": mixin.__module__,
         "__qualname__": f"{prefix}{original.__name__}",

@@ -1,86 +1,175 @@
-"""A linear map of the backbone that keeps a packed copy of its weight for inference on CPUs."""
+"""Modules that keep packed copies of their weights for inference on CPUs."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from ..ops import can_pack, pack_weight, packed_linear
 from ._subclass import DynamicSubclass
+from .adapter import ACTIVATIONS
 
 
-class PackedWeight(NamedTuple):
-    """A packed copy, and what tells that the weight has changed since.
+class PackedWeight:
+    """A weight and its packed copy, which is made anew when the weight has changed.
 
     Changes through `weight.data`, as of a merged adapter, count no version: some elements are
     compared, and where they are.
+
+    Args:
+        weight: A weight for which `can_pack` is true.
     """
 
-    packed: Tensor
-    source: Tensor
-    version: int
-    address: int
-    elements: Tensor  # a view of the weight
-    values: Tensor  # what they were
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+        self._pack()
 
-    @classmethod
-    def of(cls, weight: Tensor) -> "PackedWeight":
-        """Pack a weight as it is now."""
+    def _pack(self) -> None:
+        weight = self.weight
+        self._packed = pack_weight(weight)
+        self._state = weight._version, weight.data_ptr()
         diagonal = weight.detach().diagonal()
-        elements = diagonal[:: max(len(diagonal) // 16, 1)]
-        where = weight._version, weight.data_ptr()
-        return cls(pack_weight(weight), weight, *where, elements, elements.clone())
+        self._elements = diagonal[:: max(len(diagonal) // 16, 1)]  # a view
+        self._values = self._elements.clone()
+        _IN_USE[weight.data_ptr()] = self
 
-    def is_current(self, weight: Tensor) -> bool:
-        """Tell whether it is a copy of this weight as it is now."""
-        return (
-            self.source is weight
-            and self.version == weight._version
-            and self.address == weight.data_ptr()
-            and torch.equal(self.elements, self.values)
+    def is_copy_of(self, weight: Tensor) -> bool:
+        """Tell whether a tensor at the same address is the weight, and no part or view of it."""
+        mine = self.weight
+        is_alike = mine.shape == weight.shape and mine.stride() == weight.stride()
+        return is_alike and mine.dtype == weight.dtype
+
+    def current(self) -> Tensor:
+        """Return the copy of the weight as it is now."""
+        weight = self.weight
+        is_current = self._state == (weight._version, weight.data_ptr()) and torch.equal(
+            self._elements, self._values
         )
+        if not is_current:
+            self._pack()
+        return self._packed
+
+
+# By the address of the weight, which is nobody else's as long as this one is kept.
+_IN_USE: WeakValueDictionary[int, PackedWeight] = WeakValueDictionary()
+
+
+@torch.library.custom_op("conditional_adapters::packed_product", mutates_args=())
+def packed_product(
+    states: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None
+) -> Tensor:
+    """Multiply by the packed copy of a weight, as one operator of a compiled graph.
+
+    A graph cannot hold a packed tensor, so the copy is found at each call. Where the weight has
+    been moved since it was packed, the weight itself is multiplied by.
+
+    Args:
+        states: Rows, (*batch, in).
+        weight: As `torch.nn.Linear` keeps it, (out, in).
+        bias: Added to each row, (out); None adds nothing.
+        residual: Added to the product, (*batch, out); None adds nothing.
+
+    Returns:
+        The product, (*batch, out).
+    """
+    found = _IN_USE.get(weight.data_ptr())
+    if found is not None and found.is_copy_of(weight):
+        return packed_linear(states, found.current(), bias, residual)
+    product = linear(states, weight, bias)
+    return product if residual is None else residual + product
+
+
+@packed_product.register_fake
+def _product_like(
+    states: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None
+) -> Tensor:
+    return states.new_empty((*states.shape[:-1], weight.shape[0]))
 
 
 class PackedModule(DynamicSubclass):
-    """Mixin for `nn.Linear`: multiply by the packed weight where no gradient is needed.
+    """Mixin that multiplies by packed weights where no gradient is needed.
 
     A weight that has changed is packed again at the next call. Elsewhere, as in training, under
-    autocast and in a traced graph, the module does what it always did.
+    autocast and in an exported graph, the module does what it always did.
     """
 
-    coda_packed: PackedWeight | None
-    weight: Tensor  # of the linear map
-    bias: Tensor | None
+    coda_prefix = "Packed"
+    coda_weights: ClassVar[tuple[str, ...]]  # the names of the parameters that are packed
+    coda_packed: dict[str, PackedWeight]
+
+    @classmethod
+    def coda_can_pack(cls, module: nn.Module) -> bool:
+        """Tell whether all weights of a module can be packed."""
+        return all(can_pack(getattr(module, name)) for name in cls.coda_weights)
+
+    def coda_pack(self) -> None:
+        """Pack the weights as they are now."""
+        self.coda_packed = {name: PackedWeight(getattr(self, name)) for name in self.coda_weights}
+
+    def _coda_can_use(self, states: Tensor) -> bool:
+        if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            return False
+        if torch.is_autocast_enabled("cpu") or states.device.type != "cpu":
+            return False
+        parameters = self._parameters.values()
+        if torch.is_grad_enabled() and any(
+            value is not None and value.requires_grad for value in (states, *parameters)
+        ):
+            return False
+        if any(states.dtype != getattr(self, name).dtype for name in self.coda_weights):
+            return False
+        if torch.compiler.is_compiling():  # the operator in the graph finds out the rest
+            return len(self.coda_packed) > 0
+        return type(states) is Tensor and self.coda_can_pack(self)
+
+    def _coda_multiply(
+        self,
+        states: Tensor,
+        name: str,
+        bias: Tensor | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """Multiply by the weight of a name, and add."""
+        weight: Tensor = getattr(self, name)
+        if torch.compiler.is_compiling():
+            product: Tensor = packed_product(states, weight, bias, residual)
+            return product
+        found = self.coda_packed.get(name)
+        if found is None or found.weight is not weight:
+            found = self.coda_packed[name] = PackedWeight(weight)
+        return packed_linear(states, found.current(), bias, residual)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A packed tensor can be neither copied nor pickled; the copy packs its own weights.
+        return {**vars(self), "coda_packed": {}}
+
+
+class PackedLinear(PackedModule):
+    """Mixin for `nn.Linear`."""
+
+    coda_weights = ("weight",)
+    bias: Tensor | None  # of the linear map
 
     def forward(self, states: Tensor) -> Tensor:
         """Apply the linear map."""
-        if not self._coda_can_use(states):
-            answer: Tensor = super().forward(states)
-            return answer
-        found = self.coda_packed
-        if found is None or not found.is_current(self.weight):
-            found = self.coda_pack()
-        return packed_linear(states, found.packed, self.bias)
+        if self._coda_can_use(states):
+            return self._coda_multiply(states, "weight", self.bias)
+        answer: Tensor = super().forward(states)
+        return answer
 
-    def coda_pack(self) -> PackedWeight:
-        """Pack the weight as it is now."""
-        self.coda_packed = made = PackedWeight.of(self.weight)
-        return made
 
-    def _coda_can_use(self, states: Tensor) -> bool:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-            return False
-        weight, bias = self.weight, self.bias
-        needs_gradient = torch.is_grad_enabled() and (
-            states.requires_grad
-            or weight.requires_grad
-            or (bias is not None and bias.requires_grad)
-        )
-        if needs_gradient or torch.is_autocast_enabled("cpu"):
-            return False
-        is_plain = type(states) is Tensor and states.device.type == "cpu"
-        return is_plain and states.dtype == weight.dtype and can_pack(weight)
+class PackedAdapter(PackedModule):
+    """Mixin for `ParallelAdapter`."""
 
-    def __getstate__(self) -> dict[str, Any]:
-        # A packed tensor can be neither copied nor pickled; the copy packs its own weight.
-        return {**vars(self), "coda_packed": None}
+    coda_weights = ("down", "up")
+    activation: str  # of the adapter
+
+    def forward(self, states: Tensor, residual: Tensor) -> Tensor:
+        """Add the adapter's update of each token to `residual`."""
+        if self._coda_can_use(states) and residual.dtype == states.dtype:
+            inner = ACTIVATIONS[self.activation](self._coda_multiply(states, "down"))
+            return self._coda_multiply(inner, "up", residual=residual)
+        answer: Tensor = super().forward(states, residual)
+        return answer

@@ -49,17 +49,27 @@ def pack_weight(weight: Float[Tensor, "out in"]) -> Tensor:
 
 
 def packed_linear(
-    states: Float[Tensor, "*batch in"], packed: Tensor, bias: Float[Tensor, " out"] | None
+    states: Float[Tensor, "*batch in"],
+    packed: Tensor,
+    bias: Float[Tensor, " out"] | None,
+    residual: Float[Tensor, "*batch out"] | None = None,
 ) -> Float[Tensor, "*batch out"]:
-    """Compute `states @ weight.T + bias`, as `torch.nn.functional.linear` does.
+    """Compute `states @ weight.T + bias`, as `torch.nn.functional.linear` does, `+ residual`.
 
     Args:
         states: Rows in the dtype of the weight, in any memory layout.
         packed: What `pack_weight` returned.
         bias: Added to each row; None adds nothing.
+        residual: Added to the product in the same pass over memory, and not changed; None adds
+            nothing.
 
     Returns:
-        The product; no gradient flows through it. It differs from `linear` by rounding.
+        The sum, a new tensor; no gradient flows through it. It differs from `linear` by rounding.
     """
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(states, packed, bias, "none", [], "")
+    multiply = torch.ops.mkldnn._linear_pointwise
+    product: Tensor
+    if residual is None:
+        product = multiply(states, packed, bias, "none", [], "")
+    else:
+        product = multiply.binary(states, residual, packed, bias, "add")
     return product
