@@ -26,7 +26,7 @@ from ._pretrain import run_pretraining
 from ._report import render as render_page
 from ._results import is_current, write_speed
 from ._scratch import run_scratch
-from ._speed import measure_speed
+from ._speed import measure_compiled_speed, measure_speed
 from ._tables import table
 
 Workspace = Annotated[Path, typer.Option(help="Folder for checkpoints.")]
@@ -140,12 +140,15 @@ def speed(
     names: Annotated[list[str], typer.Argument(help="Experiments.")],
     rows: Rows = "",
     rounds: Annotated[int, typer.Option(min=3, help="Measured rounds.")] = 11,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Encoders as torch.compile makes them, instead.")
+    ] = False,
     threads: Threads = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """Time encoder and training step of rows in turns; wants a machine without other work.
 
-    Replaces all speeds of the experiment.
+    Replaces all speeds of the experiment; with --compile all of compiled encoders.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -157,8 +160,9 @@ def speed(
         torch.manual_seed(0)
         described = describe_run("experiments", "transformers")
         described["batch_size"] = experiment.timing_batch
-        speeds = measure_speed(experiment, workspace, rounds=rounds)
-        write_speed(name, speeds | {"measurement": described})
+        measure = measure_compiled_speed if compiled else measure_speed
+        speeds = measure(experiment, workspace, rounds=rounds)
+        write_speed(name, speeds | {"measurement": described}, compiled=compiled)
         print_table(experiment.title, table(name))
 
 

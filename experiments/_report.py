@@ -26,7 +26,8 @@ How to read the tables:
 - *new* is what a method adds to the pretrained model, without the task head.
 - *FLOPs*, *encoder* and *step* say how many times fewer operations and how many times faster than
   the baseline: for a batch of full length, all rows in turns in one process, median of the ratios
-  within each round.
+  within each round. *compiled* is the encoder's ratio where `torch.compile` has made both what they
+  are (`speed NAME --compile`).
 """
 
 

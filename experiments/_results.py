@@ -21,12 +21,12 @@ def results_path(name: str) -> Path:
 
 
 def read_results(name: str) -> dict[str, Any]:
-    """Return the results so far: `runs` by row and seed, and `speed` by row if it was measured."""
+    """Return the results so far: `runs` by row and seed, `speed` and `compiled_speed` by row."""
     path = results_path(name)
     if not path.exists():
         return _empty()
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return stored
+    return _empty() | stored
 
 
 def write_run(name: str, row: str, seed: int, run: Run) -> None:
@@ -39,14 +39,14 @@ def write_run(name: str, row: str, seed: int, run: Run) -> None:
     update_json(results_path(name), _empty(), add)
 
 
-def write_speed(name: str, speed: dict[str, Any]) -> None:
-    """Replace the measured speeds."""
-    new = {"speed": speed}
+def write_speed(name: str, speed: dict[str, Any], *, compiled: bool = False) -> None:
+    """Replace the measured speeds, or those of compiled encoders."""
+    new = {"compiled_speed" if compiled else "speed": speed}
     update_json(results_path(name), _empty(), lambda results: results.update(new))
 
 
 def _empty() -> dict[str, Any]:
-    return {"runs": {}, "speed": {}}
+    return {"runs": {}, "speed": {}, "compiled_speed": {}}
 
 
 def is_current(experiment: Experiment, name: str, row: str, seed: int) -> bool:

@@ -33,7 +33,7 @@ def tables(name: str) -> dict[str | None, list[Line]]:
     groups: dict[str | None, list[Line]] = {None: []}
     for row_name, row in experiment.rows.items():
         for key, runs in evaluations(row_name, experiment, results).items():
-            line = _line(experiment, row, key, runs, reference, results["speed"])
+            line = _line(experiment, row, key, runs, reference, results)
             factor = next(iter(runs.values())).get("reduction_factor")
             if (other := row.compared_with(factor)) is not None:
                 line["compared with"] = _comparison(other, factor, runs, experiment, results)
@@ -77,12 +77,13 @@ def _line(
     key: str,
     runs: Runs,
     reference: Runs,
-    speed: dict[str, Any],
+    results: dict[str, Any],
 ) -> dict[str, str]:
     quality = quality_of(experiment.kind.name)
     mean, deviation = percentages(quality, runs)
     spread = f" ± {deviation:.1f}" if len(runs) > 1 else ""
-    first, timing = next(iter(runs.values())), speed.get(key, {})
+    first, timing = next(iter(runs.values())), results["speed"].get(key, {})
+    compiled = results["compiled_speed"].get(key, {}).get("compiled_encoder_times_faster")
     factor = first.get("reduction_factor")
     flops = timing.get("flops_per_row", first.get("flops_per_row"))
     base_flops = next(iter(reference.values())).get("flops_per_row")
@@ -97,6 +98,7 @@ def _line(
         "new": f"{first['new_parameters_share']:.1%}",
         "FLOPs": f"{base_flops / flops:.2f}x" if flops and base_flops else "-",
         "encoder": _times(timing.get("encoder_times_faster")),
+        **({"compiled": _times(compiled)} if results["compiled_speed"] else {}),
         "step": _times(timing.get("training_step_times_faster")),
     }
 

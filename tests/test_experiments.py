@@ -150,6 +150,22 @@ def test_processes_lose_none_of_each_others_results_and_go_on_after_an_error(tmp
     assert json.loads(path.read_text()) == {str(number): number for number in range(24)}
 
 
+@pytest.mark.compile
+def test_speeds_of_compiled_encoders_are_kept_beside_the_others(folder) -> None:
+    torch._dynamo.reset()
+    invoke("run", "words", "--rows", "dense,elastic", "--seeds", "0")
+    invoke("speed", "words", "--rows", "elastic", "--rounds", "3", "--compile")
+    results = read_results("words")
+    assert results["speed"] == {}
+    assert set(results["compiled_speed"]) == {"dense", "elastic@2", "elastic@4", "measurement"}
+    line = table("words")[0]
+    assert (line["compiled"], line["encoder"]) == ("1.00x", "-")
+    # One after the other, in either order, neither is lost.
+    invoke("speed", "words", "--rows", "elastic", "--rounds", "3")
+    assert read_results("words")["compiled_speed"] == results["compiled_speed"]
+    assert table("words")[0]["encoder"] == "1.00x"
+
+
 def test_speeds_and_the_page(folder) -> None:
     invoke("run", "words", "--rows", "dense,elastic,half", "--seeds", "0")
     invoke("speed", "words", "--rows", "elastic", "--rounds", "3")
