@@ -207,13 +207,13 @@ def _graphs(subject: Subject) -> Report:
 
 
 def _compiled(subject: Subject) -> Report:
-    encoder = compile_module(subject.model, variants=len(subject.few))
-
-    def infer() -> object:
-        with torch.inference_mode():
-            return encoder(**subject.inputs)
-
     def make(name: str) -> Run:
+        encoder = compile_module(subject.model)
+
+        def infer() -> object:
+            with torch.inference_mode():
+                return encoder(**subject.inputs)
+
         infer()
         return infer
 

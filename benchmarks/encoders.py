@@ -18,6 +18,7 @@ import json
 import multiprocessing
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,17 @@ def measure_forward(
 ) -> Report:
     """Return times, operations and floors of a forward pass, by candidate."""
     names = _candidates(factors)
-    encoder = compile_module(model, variants=len(names)) if compiled else model
+    if compiled:
+        torch._dynamo.reset()  # of another shape, whose graphs would be in the way
 
-    def run() -> None:
+    def run(encoder: Callable[..., object]) -> None:
         with torch.inference_mode():
             encoder(**inputs)
 
-    runs, flops = dict.fromkeys(names, run), {}
+    runs: dict[str, Callable[[], None]] = {
+        name: partial(run, compile_module(model) if compiled else model) for name in names
+    }
+    flops = {}
     for name, factor in names.items():
         prepare(model, factor)
         runs[f"floor of {name}"] = products_alone(model, inputs)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from conditional_adapters import set_reduction_factor
 from conditional_adapters._sites import find_sites
@@ -51,13 +50,10 @@ class _Candidates:
 
     def compile(self) -> None:
         """Let `encode` run compiled encoders from now on."""
-        num_graphs = 2 * len(self.found)  # of code that models of one class share
-        compiled = {
-            id(encoder): compile_module(encoder, variants=num_graphs)
-            for encoder in self.encoders.values()
-            if isinstance(encoder, nn.Module)
+        self.encoders = {
+            name: compile_module(find_sites(task.model).runner)
+            for name, (task, _, _) in self.found.items()
         }
-        self.encoders = {name: compiled[id(encoder)] for name, encoder in self.encoders.items()}
 
     def encode(self, name: str) -> None:
         """Run the encoder of a row."""

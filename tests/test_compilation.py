@@ -7,6 +7,7 @@ from torch._dynamo.testing import CompileCounter
 from transformers import BertConfig, BertModel
 
 import conditional_adapters as ca
+from conditional_adapters.analysis.timing import compile_module
 from tests.tiny_bert import WORDS, word_tokenizer
 
 pytestmark = pytest.mark.compile
@@ -82,3 +83,19 @@ def test_padding_to_a_multiple_gives_fixed_shapes_few_graphs() -> None:
         before = compiled.counter.frame_count
         seen.add(inputs["input_ids"].shape)
     assert seen == {(2, 32), (2, 64)}
+
+
+@torch.no_grad()
+def test_settings_that_are_timed_in_turns_have_one_graph_each() -> None:
+    model = Compiled(dynamic=False).model
+    inputs = {"input_ids": torch.randint(100, (2, 16))}
+    compiled = {factor: compile_module(model) for factor in (1, 2, 4)}
+    for _ in range(2):
+        for factor, encoder in compiled.items():
+            ca.set_reduction_factor(model, factor)
+            expected = model(**inputs).last_hidden_state
+            found = encoder(**inputs).last_hidden_state
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    for encoder in compiled.values():
+        code = encoder._torchdynamo_orig_callable.__code__
+        assert len(torch._dynamo.eval_frame._debug_get_cache_entry_list(code)) == 1

@@ -99,9 +99,9 @@ def bench(
 
     factors_by_name: dict[str, float | None] = {_DENSE: None, _REFERENCE: 1.0}
     factors_by_name |= {f"conditional, r = {factor:g}": factor for factor in factors}
-    encoders = {"": encoder}
+    encoders: dict[str, Callable[..., object]] = dict.fromkeys(factors_by_name, encoder)
     if compiled:
-        encoders[_COMPILED] = compile_module(encoder, variants=len(factors_by_name))
+        encoders |= {name + _COMPILED: compile_module(encoder) for name in factors_by_name}
 
     def run(encoder: Callable[..., object]) -> None:
         with torch.inference_mode():
@@ -114,11 +114,7 @@ def bench(
             set_reduction_factor(network, factor)
 
     timings = time_interleaved(
-        {
-            name + mode: partial(run, encoder)
-            for mode, encoder in encoders.items()
-            for name in factors_by_name
-        },
+        {name: partial(run, encoder) for name, encoder in encoders.items()},
         prepare=prepare,
         rounds=rounds,
         show_progress=True,
@@ -137,8 +133,9 @@ def bench(
             "speed_up": timings[name + mode].speed_up(over=timings[_REFERENCE + mode]),
             "flop_ratio": flops[_REFERENCE] / flops[name],
         }
-        for mode in encoders
+        for mode in ("", _COMPILED)
         for name in factors_by_name
+        if name + mode in encoders
     ]
     if as_json:
         print_json({"setting": setting, "torch": torch.__version__, "rows": rows})
