@@ -98,8 +98,8 @@ def compile_module(module: nn.Module) -> Callable[..., object]:
     """Compile a module for one setting, shape and type, as one graph.
 
     torch keeps graphs with the code that they were made from, and at each call asks one after the
-    other whether it fits: with seven graphs of BERT-base's size that took 10 of 65 ms. What this
-    function returns has code of its own, so candidates that take turns do not pay for each other.
+    other whether it fits, which takes milliseconds where there are many. What this function
+    returns has code of its own, so candidates that take turns do not pay for each other.
 
     Args:
         module: What to compile, at the first call of what is returned.
