@@ -75,6 +75,6 @@ def unpack_weights(model: ModelT) -> ModelT:
     """
     for module in model.modules():
         if isinstance(module, PackedModule):
-            leave(module, PackedLinear if isinstance(module, PackedLinear) else PackedAdapter)
+            leave(module, PackedModule)
             del module.coda_packed
     return model

@@ -75,13 +75,13 @@ def restore(module: nn.Module, training: bool) -> None:
 
 
 def leave(module: nn.Module, mixin: type[DynamicSubclass]) -> None:
-    """Undo one `become` of a module, also one that others came after."""
+    """Undo `become` with a mixin or a subclass of it, also where others came after."""
     others, original = [], type(module)
     while issubclass(original, DynamicSubclass):
         others.append(original.coda_mixin)
         original = original.coda_original_class
     for other in reversed(others):
-        if other is not mixin:
+        if not issubclass(other, mixin):
             original = subclass_of(other, original)
     module.__class__ = original
 
