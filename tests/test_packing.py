@@ -310,6 +310,22 @@ def test_a_packed_model_compiles_as_one_graph_that_uses_the_copies(backend, prod
 
 
 @pytest.mark.compile
+@torch.no_grad()
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_clone_that_is_compiled_first_uses_copies_of_its_own(clone, products) -> None:
+    model, inputs = make()
+    expected = logits_of(ca.pack_weights(model), inputs)
+    num_eager = len(products)
+    products.clear()
+    other = clone(model)
+    for weight in model.parameters():
+        weight.zero_()
+    compiled = torch.compile(other, fullgraph=True, backend="eager")
+    assert_close(logits_of(compiled, inputs), expected)
+    assert len(products) >= num_eager > 0
+
+
+@pytest.mark.compile
 @pytest.mark.parametrize("change", [by_optimiser, by_loading, through_data, with_other_data])
 def test_a_compiled_graph_has_the_new_weights(change, products) -> None:
     model = ca.pack_weights(nn.Sequential(nn.Linear(6, 40)))

@@ -145,6 +145,12 @@ class PackedModule(DynamicSubclass):
         # A packed tensor can be neither copied nor pickled; the copy packs its own weights.
         return {**vars(self), "coda_packed": {}}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # At once: a graph that is compiled first would never find them packed.
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if self.coda_can_pack(self):
+            self.coda_pack()
+
 
 class PackedLinear(PackedModule):
     """Mixin for `nn.Linear`."""
