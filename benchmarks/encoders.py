@@ -3,7 +3,8 @@
 For each model, shape and type all candidates take turns in every round, and ratios are taken within
 a round. Beside each time stand the ratio of floating-point operations and the floor: the same
 matrix products and attention alone, with nothing between them. `--packed` packs the weights of all
-candidates (`pack_weights`) and of their floors, `--compile` times all through `torch.compile`.
+candidates (`pack_weights`) and of their floors, `--compile` times all through `torch.compile`, and
+`--cpp-wrapper` lets C++ call the kernels of the graphs, where Python would.
 `--step` times a training step of the new parameters instead and measures its peak memory, each
 candidate in a process of its own.
 
@@ -51,6 +52,7 @@ def measure_forward(
     rounds: int,
     *,
     compiled: bool = False,
+    cpp_wrapper: bool = False,
 ) -> Report:
     """Return times, operations and floors of a forward pass, by candidate."""
     names = _candidates(factors)
@@ -61,9 +63,10 @@ def measure_forward(
         with torch.inference_mode():
             encoder(**inputs)
 
-    runs: dict[str, Callable[[], None]] = {
-        name: partial(run, compile_module(model) if compiled else model) for name in names
-    }
+    def callable_model() -> Callable[..., object]:
+        return compile_module(model, cpp_wrapper=cpp_wrapper) if compiled else model
+
+    runs: dict[str, Callable[[], None]] = {name: partial(run, callable_model()) for name in names}
     flops = {}
     for name, factor in names.items():
         prepare(model, factor)
@@ -180,6 +183,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--compile", dest="compiled", action="store_true", help="forward passes, compiled"
     )
+    parser.add_argument("--cpp-wrapper", action="store_true", help="with --compile; minutes more")
     parser.add_argument("--packed", action="store_true", help="forward passes, weights packed")
     parser.add_argument("--cell-minutes", type=float, default=15, help="of a grid; the longest")
     parser.add_argument("--again", action="store_true", help="in a grid: measured cells, too")
@@ -188,6 +192,8 @@ def _parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.step and (arguments.compiled or arguments.packed):
         parser.error("--step goes with neither --compile nor --packed.")
+    if arguments.cpp_wrapper and not arguments.compiled:
+        parser.error("--cpp-wrapper goes with --compile.")
     is_grid = arguments.grid
     arguments.models = arguments.models or (list(MODELS) if is_grid else ["packaged-minilm"])
     arguments.dtypes = arguments.dtypes or (list(TYPES) if is_grid else ["float32"])
@@ -196,6 +202,8 @@ def _parse() -> argparse.Namespace:
     arguments.rounds = arguments.rounds or (_grid.ROUNDS if is_grid else 7)
     how = [name for name in ("packed", "compiled") if getattr(arguments, name)]
     arguments.kind = "step" if arguments.step else " ".join([*how, "forward"])
+    if arguments.cpp_wrapper:
+        arguments.kind += ", C++ wrapper"
     if arguments.allocator != "default":
         arguments.kind += f", {arguments.allocator}"
     return arguments
@@ -237,8 +245,14 @@ def _measure(cell: Cell, arguments: argparse.Namespace) -> Report:
         if arguments.packed:
             ca.pack_weights(model)
         inputs = make_inputs(model, cell.batch, cell.tokens)
-        sizes = (arguments.factors, arguments.rounds)
-        found = measure_forward(model, inputs, *sizes, compiled=arguments.compiled)
+        found = measure_forward(
+            model,
+            inputs,
+            arguments.factors,
+            arguments.rounds,
+            compiled=arguments.compiled,
+            cpp_wrapper=arguments.cpp_wrapper,
+        )
     return run | settings | {"results": found}
 
 

@@ -147,6 +147,26 @@ def test_long_cells_are_left_out_and_said(tiny_encoders, tmp_path, monkeypatch, 
     assert "0 cells, about 0 min" in output
 
 
+@pytest.mark.compile
+def test_graphs_without_python_have_a_cell_of_their_own(
+    tiny_encoders, tmp_path, monkeypatch, capsys
+) -> None:
+    options = ["--models", "bert", "--factors", "4", "--rounds", "3", "--tokens", "16"]
+    file = tmp_path / "e.json"
+
+    def run(*more: str) -> list[str]:
+        monkeypatch.setattr("sys.argv", ["x", *options, *more, "--output", str(file)])
+        importlib.import_module("benchmarks.encoders").main()
+        return list(json.loads(file.read_text()))
+
+    with pytest.raises(SystemExit):
+        run("--cpp-wrapper")
+    assert "--cpp-wrapper goes with --compile" in capsys.readouterr().err
+    assert run("--compile", "--cpp-wrapper", "--packed") == [
+        "bert, float32, 8 x 16, packed compiled forward, C++ wrapper"
+    ]
+
+
 def test_an_allocator_that_is_missing_is_named(monkeypatch) -> None:
     monkeypatch.setattr("benchmarks._allocator._FOLDERS", ("/nowhere",))
     with pytest.raises(SystemExit, match=r"libjemalloc\.so\.2, which is in none of /nowhere.*apt"):

@@ -8,13 +8,15 @@ import peft
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._inductor.utils import fresh_cache, run_and_get_code
 from transformers import PreTrainedModel
 
 import conditional_adapters as ca
 from benchmarks._products import OperatorObserver
+from conditional_adapters.analysis.timing import compile_module
 from conditional_adapters.modules import packed as packed_modules
 from conditional_adapters.modules.adapter import ParallelAdapter
-from conditional_adapters.modules.packed import PackedAdapter, PackedModule, packed_product
+from conditional_adapters.modules.packed import PackedAdapter, PackedModule
 from tests.contracts.test_architectures import logits_of, make_conditional
 from tests.test_dense_below import CASES
 from tests.tiny_models import TINY_MODELS
@@ -260,13 +262,14 @@ def test_the_operator_of_graphs_finds_the_copy_of_its_weight(with_residual, prod
     linear = ca.pack_weights(nn.Sequential(nn.Linear(6, 4)))[0]
     states = torch.randn(2, 3, 6)
     residual = torch.randn(2, 3, 4) if with_residual else None
-    torch.library.opcheck(packed_product, (states, linear.weight, linear.bias, residual))
+    operator = torch.ops.conditional_adapters.packed_product
+    torch.library.opcheck(operator.default, (states, linear.weight, linear.bias, residual))
 
     def check(weight: Tensor, num_packed: int) -> None:
         expected = nn.functional.linear(states, weight, linear.bias)
         expected = expected if residual is None else expected + residual
         products.clear()
-        assert_close(packed_product(states, weight, linear.bias, residual), expected)
+        assert_close(operator(states, weight, linear.bias, residual), expected)
         assert len(products) == num_packed
 
     check(linear.weight, 1)
@@ -296,14 +299,22 @@ def test_copies_go_with_their_module() -> None:
 
 @pytest.mark.compile
 @torch.no_grad()
-@pytest.mark.parametrize("backend", ["eager", "inductor"])
-def test_a_packed_model_compiles_as_one_graph_that_uses_the_copies(backend, products) -> None:
+@pytest.mark.parametrize("how", ["eager", "python", "C++"])
+def test_a_packed_model_compiles_as_one_graph_that_uses_the_copies(how, products) -> None:
     model, inputs = make()
     expected = logits_of(ca.pack_weights(model), inputs)
     num_eager = len(products)
     products.clear()
-    compiled = torch.compile(model, fullgraph=True, backend=backend)
-    assert_close(logits_of(compiled, inputs), expected)
+    if how == "eager":
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+    else:
+        compiled = compile_module(model, cpp_wrapper=how == "C++")
+    with fresh_cache():  # for its code to be written anew
+        found, written = run_and_get_code(logits_of, compiled, inputs)
+    assert_close(found, expected)
+    assert ["inductor_entry_impl" in code for code in written] == {
+        "eager": [], "python": [False], "C++": [True],
+    }[how]  # fmt: skip
     products.clear()
     assert_close(logits_of(compiled, inputs), expected)
     assert len(products) == num_eager > 0

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from types import FunctionType
+from typing import Any
 
 import torch
 from torch import nn
@@ -94,7 +95,7 @@ def time_interleaved(
     return {name: Timing(tuple(values)) for name, values in times.items()}
 
 
-def compile_module(module: nn.Module) -> Callable[..., object]:
+def compile_module(module: nn.Module, *, cpp_wrapper: bool = False) -> Callable[..., object]:
     """Compile a module for one setting, shape and type, as one graph.
 
     torch keeps graphs with the code that they were made from, and at each call asks one after the
@@ -103,6 +104,7 @@ def compile_module(module: nn.Module) -> Callable[..., object]:
 
     Args:
         module: What to compile, at the first call of what is returned.
+        cpp_wrapper: Call the kernels of a graph from C++ instead of Python. Compiling takes longer.
 
     Returns:
         The compiled module, to be called with arguments by name.
@@ -123,7 +125,8 @@ def compile_module(module: nn.Module) -> Callable[..., object]:
 
     code = run.__code__.replace(co_name=f"run_{next(_NUMBERS)}")
     own = FunctionType(code, run.__globals__, closure=run.__closure__)
-    compiled: Callable[..., object] = torch.compile(own, fullgraph=True)
+    options: dict[str, Any] | None = {"cpp_wrapper": True} if cpp_wrapper else None
+    compiled: Callable[..., object] = torch.compile(own, fullgraph=True, options=options)
     return compiled
 
 
