@@ -27,7 +27,7 @@ def encoder_tables(reports: Mapping[str, Mapping[str, Any]]) -> str:
         first = next(iter(cells.values()))
         shapes = next(iter(cells)) if len(cells) == 1 else f"{len(cells)} shapes"
         body = _one_cell(first) if len(cells) == 1 else _cells(cells)
-        about = f"{model}, {dtype}, {shapes}, {kind}{_how(first)}, {describe(first)}"
+        about = f"{model}, {dtype}, {shapes}, {kind}{_how(first)}, {_describe_all(cells)}"
         tables.append(f"{about}\n\n{body}")
     return "\n\n".join(tables)
 
@@ -90,12 +90,34 @@ def _size(shape: str) -> tuple[int, int]:
     return int(tokens) if tokens.isdigit() else 0, int(batch)
 
 
+def _describe_all(cells: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say with what the cells of a table were made, and which of them by which command."""
+    settings: dict[str, dict[str, list[str]]] = {}
+    for shape in sorted(cells, key=_size):
+        commands = settings.setdefault(_setting(cells[shape]), {})
+        commands.setdefault(_command(cells[shape]), []).append(shape)
+    if sum(len(commands) for commands in settings.values()) == 1:
+        return describe(next(iter(cells.values())))
+    parts = [
+        f"{setting}, "
+        + ", ".join(f"{command} ({', '.join(shapes)})" for command, shapes in commands.items())
+        for setting, commands in settings.items()
+    ]
+    return "; ".join(parts) + "."
+
+
 def describe(report: Mapping[str, Any]) -> str:
     """Say with what a report was made, and by which command."""
+    return f"{_setting(report)}, {_command(report)}."
+
+
+def _setting(report: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    threads = f"{report['threads']} thread{'s' if report['threads'] > 1 else ''}"
-    commit = str(report["commit"])[:7]
-    return f"{threads}, {versions}, commit {commit}: `{report['command']}`."
+    return f"{report['threads']} thread{'s' if report['threads'] > 1 else ''}, {versions}"
+
+
+def _command(report: Mapping[str, Any]) -> str:
+    return f"commit {str(report['commit'])[:7]}: `{report['command']}`"
 
 
 def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 
 import pytest
 import torch
@@ -136,6 +137,11 @@ def test_the_grid_of_encoders_measures_what_is_missing_and_renders(
     page = encoder_tables(second)
     assert page.count("| 1 x 16 |") == 2
     assert "whisper, bfloat16, 2 shapes, forward, sdpa attention, allocator: glibc" in page
+    other = second | {"bert, float32, 2 x 16, forward": second[list(first)[1]] | {"command": "x"}}
+    assert page.count("(1 x 16)") == 0
+    assert re.search(
+        r"commit \w+: `[^`]+` \(1 x 16\), commit \w+: `x` \(2 x 16\)\.", encoder_tables(other)
+    )
 
 
 def test_long_cells_are_left_out_and_said(tiny_encoders, tmp_path, monkeypatch, capsys) -> None:

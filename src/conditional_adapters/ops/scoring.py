@@ -25,8 +25,12 @@ def score_tokens(
         return in_one_pass
     if states.dtype == torch.float64:
         states = states.float()
+    is_half = states.dtype != torch.float32
     with torch.autocast(states.device.type, enabled=False):
-        # Half precision is widened within the product, without a copy for the backward pass to
-        # keep. A matrix-vector product would round equal tokens differently, by their place.
-        scores = (states * weight.float()).sum(-1)
-    return scores
+        # A matrix-vector product would round equal tokens differently, by their place.
+        if is_half and states.device.type == "cpu" and not torch.is_grad_enabled():
+            products = states.float().mul_(weight.float())  # in half the time here
+        else:
+            # Widened within the product, without a copy for the backward pass to keep.
+            products = states * weight.float()
+        return products.sum(-1)
