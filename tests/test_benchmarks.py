@@ -11,6 +11,7 @@ from transformers import BertConfig, BertModel, WhisperConfig, WhisperForAudioCl
 import conditional_adapters as ca
 from benchmarks._allocator import use_allocator
 from benchmarks._report import RESULTS, ROOT, describe_run
+from conditional_adapters.analysis.timing import compile_module
 from conditional_adapters.tasks.bundle import save_task
 from conditional_adapters.tasks.models import load_classifier
 from scripts import _benchmark_tables as tables
@@ -154,7 +155,7 @@ def test_long_cells_are_left_out_and_said(tiny_encoders, tmp_path, monkeypatch, 
 
 
 @pytest.mark.compile
-def test_graphs_without_python_have_a_cell_of_their_own(
+def test_graphs_called_from_cpp_have_a_cell_of_their_own(
     tiny_encoders, tmp_path, monkeypatch, capsys
 ) -> None:
     options = ["--models", "bert", "--factors", "4", "--rounds", "3", "--tokens", "16"]
@@ -168,9 +169,15 @@ def test_graphs_without_python_have_a_cell_of_their_own(
     with pytest.raises(SystemExit):
         run("--cpp-wrapper")
     assert "--cpp-wrapper goes with --compile" in capsys.readouterr().err
+    settings: list[dict[str, bool]] = []
+    monkeypatch.setattr(
+        "benchmarks.encoders.compile_module",
+        lambda model, **options: settings.append(options) or compile_module(model, **options),
+    )
     assert run("--compile", "--cpp-wrapper", "--packed") == [
         "bert, float32, 8 x 16, packed compiled forward, C++ wrapper"
     ]
+    assert settings == 3 * [{"cpp_wrapper": True}]
 
 
 def test_an_allocator_that_is_missing_is_named(monkeypatch) -> None:
