@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 from collections import Counter
 
 import peft
@@ -284,6 +286,19 @@ def test_the_operator_of_graphs_finds_the_copy_of_its_weight(with_residual, prod
     residual = torch.randn(2, 3, 6) if with_residual else None
     check(square.weight, 1)
     check(square.weight.t(), 0)  # begins at the same address
+
+
+def test_the_file_can_be_loaded_again() -> None:
+    code = (
+        "import importlib, torch, conditional_adapters as ca;"
+        "from conditional_adapters.modules import packed;"
+        "importlib.reload(packed);"
+        "operator = torch.ops.conditional_adapters.packed_product.default;"
+        "states, weight = torch.randn(2, 3), torch.randn(4, 3);"
+        "expected = torch.nn.functional.linear(states, weight);"
+        "torch.testing.assert_close(operator(states, weight, None, None), expected)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @torch.no_grad()

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from conditional_adapters import ops
+from conditional_adapters.ops import scoring
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -30,6 +32,35 @@ def test_equal_tokens_have_equal_scores_wherever_they_stand(dtype, grad) -> None
     with torch.set_grad_enabled(grad):
         scores = ops.score_tokens(states, torch.randn(96))
     assert scores.unique().numel() == 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", [1, 3, 20])
+@pytest.mark.parametrize("per_row", [False, True])
+def test_many_tokens_are_scored_part_by_part_to_the_same_bits(
+    dtype, batch, per_row, monkeypatch
+) -> None:
+    states = torch.randn(batch, 11, 32).to(dtype)
+    weight = torch.randn(batch, 1, 32) if per_row else torch.randn(32)
+    monkeypatch.setattr(scoring, "_BLOCK", 13 * 32)  # less than 20 rows of a token
+    with torch.no_grad():
+        scores = ops.score_tokens(states, weight)
+    assert torch.equal(scores, (states.float() * weight).sum(-1))
+
+
+@torch.no_grad()
+def test_no_temporary_is_as_large_as_the_states() -> None:
+    states, weight = torch.randn(4, 4096, 768), torch.randn(768)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        ops.score_tokens(states, weight)
+    allocated = [event.cpu_memory_usage for event in profiled.events()]
+    assert 0 < max(allocated) <= states.nbytes / 8
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 8), (2, 0, 8)])
+def test_nothing_has_no_scores(shape) -> None:
+    with torch.no_grad():
+        assert ops.score_tokens(torch.empty(shape), torch.ones(8)).shape == shape[:2]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

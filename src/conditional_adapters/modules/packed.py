@@ -81,14 +81,19 @@ def packed_product(
 
 
 # Not by `custom_op`: what that puts around an operator would take a fifth of a short call's time.
+# The operator goes when its library does, so that this file can be loaded again.
+_LIBRARY = torch.library.Library("conditional_adapters", "FRAGMENT")  # type: ignore[no-untyped-call]
 _OPERATOR = "conditional_adapters::packed_product"
 torch.library.define(
-    _OPERATOR, "(Tensor states, Tensor weight, Tensor? bias, Tensor? residual) -> Tensor"
+    _OPERATOR,
+    "(Tensor states, Tensor weight, Tensor? bias, Tensor? residual) -> Tensor",
+    lib=_LIBRARY,
 )
-torch.library.impl(_OPERATOR, "cpu", packed_product)
+torch.library.impl(_OPERATOR, "cpu", packed_product, lib=_LIBRARY)
 torch.library.register_fake(
     _OPERATOR,
     lambda states, weight, bias, residual: states.new_empty((*states.shape[:-1], weight.shape[0])),
+    lib=_LIBRARY,
 )
 
 
