@@ -5,7 +5,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from conditional_adapters import ops
-from conditional_adapters.ops import scoring
+from conditional_adapters.ops import _parts
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -42,7 +42,7 @@ def test_many_tokens_are_scored_part_by_part_to_the_same_bits(
 ) -> None:
     states = torch.randn(batch, 11, 32).to(dtype)
     weight = torch.randn(batch, 1, 32) if per_row else torch.randn(32)
-    monkeypatch.setattr(scoring, "_BLOCK", 13 * 32)  # less than 20 rows of a token
+    monkeypatch.setattr(_parts, "_ELEMENTS", 13 * 32)  # less than 20 rows of a token
     with torch.no_grad():
         scores = ops.score_tokens(states, weight)
     assert torch.equal(scores, (states.float() * weight).sum(-1))

@@ -1,7 +1,9 @@
-"""Norm, scores and adapter of a layer as one kernel, where that computes the same.
+"""Norm, scores and adapter of a layer in one pass over the states, where that computes the same.
 
-The kernel knows what a norm of torch or transformers does, not how a module came by it: whatever it
-does not know (other norms, autocast, wide bottlenecks, gradients) is computed part by part.
+On a GPU one kernel does it. It knows what a norm of torch or transformers does, not how a module
+came by it: whatever it does not know (other norms, autocast, wide bottlenecks, gradients) is
+computed module by module. On a CPU the modules themselves go through a long batch part by part:
+what a norm makes of a part stays in cache, what it makes of all tokens does not.
 """
 
 from typing import TYPE_CHECKING, cast
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from ..ops import active_kernels
+from ..ops import active_kernels, num_parts, score_tokens
 from ._subclass import DynamicSubclass
 from .switchable import SwitchableModule
 
@@ -46,19 +48,26 @@ def light_branch(
         router_weight: `[hidden]`; None where no score is wanted.
 
     Returns:
-        The sum and the scores, or None where one kernel cannot do the same as the modules.
+        The sum and the scores, or None where it has to be done module by module.
     """
-    kernels = active_kernels()
-    if kernels is None or torch.is_grad_enabled() or states.dtype not in _DTYPES:
-        return None
     norm = None if isinstance(norm, nn.Identity) else norm
-    known = norm and _describe(norm)
-    is_known = norm is None or (known is not None and known.weight.dtype == states.dtype)
-    fits = adapter.activation in kernels.ACTIVATIONS and (
-        adapter.down.shape[0] <= kernels.MAX_ADAPTER_DIM
-    )
+    kernels, number = active_kernels(), num_parts(states)
+    if kernels is None and (number == 1 or norm is None):
+        return None
+    if torch.is_grad_enabled() or states.dtype not in _DTYPES:
+        return None
+    is_known = norm is None or _is_known(norm, states.dtype)
     is_plain = residual.dtype == states.dtype and not torch.is_autocast_enabled(states.device.type)
-    if not (is_known and fits and is_plain):
+    if not (is_known and is_plain):
+        return None
+    if kernels is None:
+        modules = adapter, cast("nn.Module", norm)
+        if any(map(_is_hooked, modules)):
+            return None
+        return _by_parts(number, *modules, states, residual, router_weight)
+    if adapter.activation not in kernels.ACTIVATIONS:
+        return None
+    if adapter.down.shape[0] > kernels.MAX_ADAPTER_DIM:
         return None
     updated, scores = kernels.light_branch(
         states,
@@ -66,26 +75,67 @@ def light_branch(
         adapter.down,
         adapter.up,
         activation=adapter.activation,
-        norm=known,
+        norm=norm and _describe(norm),
         router_weight=router_weight,
     )
     return updated, scores
 
 
-def _describe(module: nn.Module) -> "Norm | None":
-    """Return what a norm computes; None if it is not known."""
+def _by_parts(
+    number: int,
+    adapter: "ParallelAdapter",
+    norm: nn.Module,
+    states: Tensor,
+    residual: Tensor,
+    router_weight: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Let the modules compute part by part."""
+    updated = torch.empty_like(residual, memory_format=torch.contiguous_format)
+    scores = states.new_empty(states.shape[:2], dtype=torch.float32)
+    tokens = (states, residual, updated, scores)
+    parts = [tensor.flatten(0, 1).unsqueeze(0).chunk(number, dim=1) for tensor in tokens]
+    for part, rest, part_updated, part_scores in zip(*parts, strict=True):
+        normalised = norm(part)
+        part_updated.copy_(adapter(normalised, rest))
+        if router_weight is not None:
+            part_scores.copy_(score_tokens(normalised, router_weight))
+    return updated, scores
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    """Tell whether someone waits for what a module makes of all tokens."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _computing(norm: nn.Module) -> tuple[nn.Module, type[nn.Module]]:
+    """Return the module that answers, of a norm that may have copies, and the class it began as."""
+    if isinstance(norm, SwitchableModule):
+        name = norm.coda_active
+        if name is not None and name in norm.coda_copies:
+            norm = norm.coda_copies[name]
+    return norm, norm.coda_original_class if isinstance(norm, DynamicSubclass) else type(norm)
+
+
+def _is_known(norm: nn.Module, dtype: torch.dtype) -> bool:
+    """Tell whether a norm computes token by token, in a way and a type that the kernel knows."""
+    module, kind = _computing(norm)
+    if kind is nn.LayerNorm:
+        one_axis = len(cast("nn.LayerNorm", module).normalized_shape) == 1
+        is_usual = one_axis and module.weight is not None
+    else:
+        is_usual = (
+            kind.__module__.startswith("transformers.") and kind.__name__ in _ROOT_MEAN_SQUARE
+        )
+    return is_usual and module.weight.dtype == dtype
+
+
+def _describe(norm: nn.Module) -> "Norm":
+    """Return what a known norm computes."""
     from ..kernels import Norm
 
-    if isinstance(module, SwitchableModule):
-        name = module.coda_active
-        if name is not None and name in module.coda_copies:
-            module = module.coda_copies[name]
-    kind = module.coda_original_class if isinstance(module, DynamicSubclass) else type(module)
+    module, kind = _computing(norm)
     if kind is nn.LayerNorm:
-        norm = cast("nn.LayerNorm", module)
-        is_usual = len(norm.normalized_shape) == 1 and norm.elementwise_affine
-        return Norm("layer", norm.weight, norm.bias, norm.eps) if is_usual else None
-    if kind.__module__.startswith("transformers.") and kind.__name__ in _ROOT_MEAN_SQUARE:
-        weight, epsilon = cast("Tensor", module.weight), cast("float", module.variance_epsilon)
-        return Norm("rms", weight, None, epsilon)
-    return None
+        layer = cast("nn.LayerNorm", module)
+        return Norm("layer", layer.weight, layer.bias, layer.eps)
+    weight, epsilon = cast("Tensor", module.weight), cast("float", module.variance_epsilon)
+    return Norm("rms", weight, None, epsilon)

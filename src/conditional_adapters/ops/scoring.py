@@ -5,10 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ._backend import active_kernels
-
-# Elements of a part, about: 4 MiB in float32. Their products stay in cache until they are summed,
-# and in memory that an allocator keeps; fresh pages for a long batch would take longer than that.
-_BLOCK = 2**20
+from ._parts import num_parts
 
 
 def score_tokens(
@@ -31,18 +28,12 @@ def score_tokens(
         states = states.float()
     with torch.autocast(states.device.type, enabled=False):
         # A matrix-vector product would round equal tokens differently, by their place.
-        if not _can_part(states):
+        if torch.is_grad_enabled() or states.device.type != "cpu":
             # Half precision is widened within the product, without a copy for the backward pass.
             return (states * weight.float()).sum(-1)
-        parts = states.chunk(states.numel() // _BLOCK + 1, dim=1)
+        parts = states.chunk(num_parts(states), dim=1)
         scores = [_widened_product(part, weight.float()).sum(-1) for part in parts]
         return scores[0] if len(scores) == 1 else torch.cat(scores, dim=1)
-
-
-def _can_part(states: Tensor) -> bool:
-    """Tell whether to go part by part: on a CPU, with neither a gradient nor a graph wanted."""
-    is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return states.device.type == "cpu" and not torch.is_grad_enabled() and not is_recorded
 
 
 def _widened_product(states: Tensor, weight: Tensor) -> Tensor:
