@@ -31,9 +31,11 @@ def score_tokens(
         if torch.is_grad_enabled() or states.device.type != "cpu":
             # Half precision is widened within the product, without a copy for the backward pass.
             return (states * weight.float()).sum(-1)
-        parts = states.chunk(num_parts(states), dim=1)
-        scores = [_widened_product(part, weight.float()).sum(-1) for part in parts]
-        return scores[0] if len(scores) == 1 else torch.cat(scores, dim=1)
+        number, weight = num_parts(states), weight.float()
+        if number == 1:
+            return _widened_product(states, weight).sum(-1)
+        parts = states.chunk(number, dim=1)
+        return torch.cat([_widened_product(part, weight).sum(-1) for part in parts], dim=1)
 
 
 def _widened_product(states: Tensor, weight: Tensor) -> Tensor:
