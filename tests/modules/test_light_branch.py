@@ -1,5 +1,7 @@
 """Long batches on a CPU: the light branch part by part, against its modules on all tokens."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from transformers.models.t5gemma.modeling_t5gemma import T5GemmaRMSNorm
 
 from conditional_adapters import ops
 from conditional_adapters.modules.adapter import ParallelAdapter
+from conditional_adapters.modules.layer_adapter import LayerAdapter
 from conditional_adapters.modules.light_branch import light_branch
 from conditional_adapters.ops import _parts
 from tests.contracts.test_architectures import make_tiny, states_of
@@ -106,6 +109,23 @@ def test_all_tokens_go_at_once_where_that_is_wanted(monkeypatch) -> None:
         assert goes_by_parts()
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
         assert not goes_by_parts()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["t5", "vit", "whisper"])
+def test_every_layer_of_a_model_that_begins_with_norms_goes_by_parts(name, monkeypatch) -> None:
+    module = sys.modules[light_branch.__module__]
+    numbers, by_parts = [], module._by_parts
+
+    def counted(number, *args):
+        numbers.append(number)
+        return by_parts(number, *args)
+
+    monkeypatch.setattr(module, "_by_parts", counted)
+    model, inputs = make_tiny(name)
+    states_of(model, inputs)
+    assert len(numbers) == sum(isinstance(part, LayerAdapter) for part in model.modules())
+    assert min(numbers) > 1
 
 
 @torch.no_grad()
