@@ -3,8 +3,10 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from conditional_adapters.ops import (
+    _parts,
     gather_pairs,
     gather_tokens,
     scatter_add_tokens,
@@ -41,12 +43,13 @@ def scatter_add_tokens_by_loop(base: Tensor, indices: Tensor, update: Tensor) ->
     return torch.stack([torch.stack(row) for row in rows])
 
 
-def gather_pairs_by_loop(pairs: Tensor, indices: Tensor) -> Tensor:
+def gather_pairs_by_loop(pairs: Tensor, indices: Tensor, *, all_keys: bool = False) -> Tensor:
     rows = []
     for row, chosen in enumerate(indices.tolist()):
         source = pairs[row if pairs.shape[0] > 1 else 0]
         queries = chosen if pairs.shape[2] > 1 else [0]
-        rows.append(torch.stack([source[:, query][:, chosen] for query in queries], dim=1))
+        keys = slice(None) if all_keys else chosen
+        rows.append(torch.stack([source[:, query][:, keys] for query in queries], dim=1))
     return torch.stack(rows)
 
 
@@ -105,6 +108,48 @@ def test_gather_pairs_agrees_with_a_loop(source: int, query: int) -> None:
     ours, expected = gather_pairs(pairs, indices), gather_pairs_by_loop(pairs, indices)
     assert torch.equal(ours, expected)
     assert_gradients_agree(ours, expected, [pairs])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("all_keys", [False, True])
+@pytest.mark.parametrize("source", [1, 5])
+@pytest.mark.parametrize("elements", [3, 17, 40, 100])  # a row has 32, or 72 with all keys
+def test_pairs_of_a_long_batch_are_gathered_part_by_part(
+    dtype: torch.dtype,
+    all_keys: bool,
+    source: int,
+    elements: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_parts, "_ELEMENTS", elements)
+    indices = positions(5, 4, 9)
+    contiguous, strided = values(source, 2, 9, 9), values(9, 9, 2, source).permute(3, 2, 1, 0)
+    for pairs in (contiguous.to(dtype), strided.to(dtype)):
+        with torch.no_grad():
+            ours = gather_pairs(pairs, indices, all_keys=all_keys)
+        assert ours.dtype == dtype
+        assert torch.equal(ours, gather_pairs_by_loop(pairs, indices, all_keys=all_keys))
+
+
+class LargestIndex(TorchDispatchMode):
+    """Notes how many elements are gathered at once."""
+
+    num_elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket is torch.ops.aten.gather:
+            self.num_elements = max(self.num_elements, args[2].numel())
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("all_keys", [False, True])
+def test_no_index_is_as_large_as_the_gathered_pairs(all_keys: bool) -> None:
+    # `torch.gather` copies an index that heads share, 8 bytes for each element of the result.
+    pairs, indices = torch.zeros(1, 4, 1024, 1024), positions(5, 512, 1024)
+    with LargestIndex() as largest:
+        gathered = gather_pairs(pairs, indices, all_keys=all_keys)
+    assert 0 < largest.num_elements <= gathered.numel() / 4
 
 
 def test_gather_pairs_of_a_single_token_sequence_keeps_its_shape() -> None:

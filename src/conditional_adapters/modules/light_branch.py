@@ -51,7 +51,7 @@ def light_branch(
         The sum and the scores, or None where it has to be done module by module.
     """
     norm = None if isinstance(norm, nn.Identity) else norm
-    kernels, number = active_kernels(), num_parts(states)
+    kernels, number = active_kernels(), num_parts(states.numel(), states.device)
     if kernels is None and (number == 1 or norm is None):
         return None
     if torch.is_grad_enabled() or states.dtype not in _DTYPES:

@@ -1,23 +1,23 @@
 """In how many parts a CPU goes through a long batch."""
 
 import torch
-from torch import Tensor
 
 # Elements of a part, about: 4 MiB in float32. What is computed of it stays in cache until it is
 # used, and in memory that an allocator keeps: fresh pages for a long batch take longer than that.
 _ELEMENTS = 2**20
 
 
-def num_parts(states: Tensor) -> int:
-    """Return into how many parts of like size to divide the tokens.
+def num_parts(num_elements: int, device: torch.device) -> int:
+    """Return into how many parts of like size to divide what is computed of tokens.
 
     Args:
-        states: What the tokens are, of any shape.
+        num_elements: Of all parts together.
+        device: Where they are.
 
     Returns:
         1 on other devices, where a gradient is wanted, and while a graph is recorded.
     """
     is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if is_recorded or torch.is_grad_enabled() or states.device.type != "cpu":
+    if is_recorded or torch.is_grad_enabled() or device.type != "cpu":
         return 1
-    return states.numel() // _ELEMENTS + 1
+    return num_elements // _ELEMENTS + 1

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from ._backend import active_kernels
+from ._parts import num_parts
 
 
 def gather_tokens(
@@ -137,15 +138,53 @@ def gather_pairs(
         return chosen
     pairs = pairs.expand(batch, -1, -1, -1)
     heads, num_queries = pairs.shape[1:3]
-    if all_keys:
-        rows = selected_indices[:, None, :, None].expand(-1, heads, -1, seq)
-        return pairs.gather(2, rows) if num_queries > 1 else pairs
-    keys = selected_indices[:, None, None, :]
-    if num_queries > 1:
-        flat = selected_indices[:, None, :, None] * seq + keys
-        out = pairs.flatten(2).gather(2, flat.expand(-1, heads, -1, -1).flatten(2))
-        return out.view(batch, heads, k, k)
-    return pairs.gather(3, keys.expand(-1, heads, -1, -1))
+    keys = None if all_keys else selected_indices
+    if num_queries == 1:
+        return pairs if keys is None else pairs.gather(3, _for_heads(keys[:, None], heads))
+    num_keys = seq if keys is None else k
+    number = num_parts(batch * heads * k * num_keys, pairs.device)
+    if number == 1:
+        return _gather_queries(pairs, selected_indices, keys)
+    # At once, `torch.gather` would make a copy of the indices with 8 bytes for each element.
+    pairs = pairs.flatten(2).view(pairs.shape)  # so that no part is copied to be flattened
+    out = pairs.new_empty(batch, heads, k, num_keys)
+    rows, queries = max(batch // number, 1), max(batch * k // number, 1)
+    for start in range(0, batch, rows):
+        part = slice(start, start + rows)
+        chosen = selected_indices[part]
+        for first in range(0, k, queries):
+            query = slice(first, first + queries)
+            chosen_keys = None if keys is None else chosen
+            _gather_queries(pairs[part], chosen[:, query], chosen_keys, out=out[part, :, query])
+    return out
+
+
+def _gather_queries(
+    pairs: Shaped[Tensor, "batch heads query seq"],
+    queries: Int[Tensor, "batch q"],
+    keys: Int[Tensor, "batch k"] | None,
+    out: Shaped[Tensor, "batch heads q key"] | None = None,
+) -> Shaped[Tensor, "batch heads q key"]:
+    """Take some queries and some keys, or all keys; into `out`, if there is one."""
+    heads, seq = pairs.shape[1], pairs.shape[-1]
+    if keys is None:
+        rows = _for_heads(queries[:, :, None], heads).expand(-1, -1, -1, seq)
+        return torch.gather(pairs, 2, rows, out=out)
+    flat = queries[:, :, None] * seq + keys[:, None]
+    chosen = torch.gather(
+        pairs.flatten(2),
+        2,
+        _for_heads(flat, heads).flatten(2),
+        out=None if out is None else out.flatten(2),  # a view
+    )
+    return chosen.view(*chosen.shape[:2], *flat.shape[1:])
+
+
+def _for_heads(
+    indices: Int[Tensor, "batch query key"], heads: int
+) -> Int[Tensor, "batch heads query key"]:
+    """Let all heads have the same indices."""
+    return indices[:, None].expand(-1, heads, -1, -1)
 
 
 def _can_gather_at_once(pairs: Tensor, all_keys: bool) -> bool:

@@ -31,7 +31,7 @@ def score_tokens(
         if torch.is_grad_enabled() or states.device.type != "cpu":
             # Half precision is widened within the product, without a copy for the backward pass.
             return (states * weight.float()).sum(-1)
-        number, weight = num_parts(states), weight.float()
+        number, weight = num_parts(states.numel(), states.device), weight.float()
         if number == 1:
             return _widened_product(states, weight).sum(-1)
         parts = states.chunk(number, dim=1)
