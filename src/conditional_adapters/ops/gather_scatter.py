@@ -152,9 +152,9 @@ def gather_pairs(
     for start in range(0, batch, rows):
         part = slice(start, start + rows)
         chosen = selected_indices[part]
+        chosen_keys = None if all_keys else chosen
         for first in range(0, k, queries):
             query = slice(first, first + queries)
-            chosen_keys = None if keys is None else chosen
             _gather_queries(pairs[part], chosen[:, query], chosen_keys, out=out[part, :, query])
     return out
 
