@@ -136,17 +136,18 @@ def gather_pairs(
     if (kernels := active_kernels()) is not None and _can_gather_at_once(pairs, all_keys):
         chosen: Tensor = kernels.gather_pairs(pairs, selected_indices)
         return chosen
-    pairs = pairs.expand(batch, -1, -1, -1)
+    of_rows = pairs.expand(batch, -1, -1, -1)
     heads, num_queries = pairs.shape[1:3]
     keys = None if all_keys else selected_indices
     if num_queries == 1:
-        return pairs if keys is None else pairs.gather(3, _for_heads(keys[:, None], heads))
+        return of_rows if keys is None else of_rows.gather(3, _for_heads(keys[:, None], heads))
     num_keys = seq if keys is None else k
     number = num_parts(batch * heads * k * num_keys, pairs.device)
     if number == 1:
-        return _gather_queries(pairs, selected_indices, keys)
+        return _gather_queries(of_rows, selected_indices, keys)
     # At once, `torch.gather` would make a copy of the indices with 8 bytes for each element.
-    pairs = pairs.flatten(2).view(pairs.shape)  # so that no part is copied to be flattened
+    # Flattened here, so that values which that copies are copied once, not for each part and row.
+    of_rows = pairs.flatten(2).view(pairs.shape).expand_as(of_rows)
     out = pairs.new_empty(batch, heads, k, num_keys)
     rows, queries = max(batch // number, 1), max(batch * k // number, 1)
     for start in range(0, batch, rows):
@@ -155,7 +156,7 @@ def gather_pairs(
         chosen_keys = None if all_keys else chosen
         for first in range(0, k, queries):
             query = slice(first, first + queries)
-            _gather_queries(pairs[part], chosen[:, query], chosen_keys, out=out[part, :, query])
+            _gather_queries(of_rows[part], chosen[:, query], chosen_keys, out=out[part, :, query])
     return out
 
 
