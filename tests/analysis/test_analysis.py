@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -218,3 +220,34 @@ def test_candidates_take_turns_after_a_warm_up() -> None:
     assert Timing((1.0, 2.0, 4.0)).speed_up(over=Timing((3.0, 4.0, 16.0))) == 3.0
     with pytest.raises(ca.ConfigError, match=r"rounds must be at least 3 .*got 2"):
         time_interleaved(candidates, rounds=2)
+
+
+def test_pages_of_long_batches_are_kept_when_freed() -> None:
+    # What a dense layer frees at 32 x 2048 tokens: pages that went back to the system would be
+    # fetched anew in each layer, within the time of the dense model alone.
+    code = """if True:
+        import ctypes, resource, sys
+        from conditional_adapters.analysis.timing import keep_freed_memory
+
+        if not keep_freed_memory():
+            sys.exit(3)
+        libc, size = ctypes.CDLL(None), 2**31 + 2**28
+        libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+        libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+        libc.free.argtypes = [ctypes.c_void_p]
+
+        def use_pages():
+            faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            pages = libc.malloc(size)
+            libc.memset(pages, 1, size)
+            libc.free(pages)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+
+        print(use_pages(), use_pages())
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode == 3:
+        pytest.skip("the allocator is not glibc's")
+    first, second = map(int, done.stdout.split())
+    assert first > 1000  # pages may be huge ones
+    assert second < first / 100

@@ -24,6 +24,7 @@ from ..errors import ConfigError
 
 _NUMBERS = count()  # of compiled modules
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # parameters of glibc's mallopt
+_NEVER = -1  # A number of bytes has to fit an int, and dense layers can free more than its 2 GiB.
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
 
 
 def _synchronise() -> None:
