@@ -55,6 +55,7 @@ LAYERS = [
     {"config"},
     {"architectures"},
     {"_sites"},
+    {"_model_kind"},
     {"_attachment"},
     {"_mixed"},
     {"_build"},

@@ -18,6 +18,7 @@ from ._adapter_files import PEFT_TYPE, interpret, read_files, write_files
 from ._adapter_files import read_adapter_config as _read_adapter_config
 from ._attachment import adapter_parameters, get_attachment, is_attached
 from ._model_card import write_model_card
+from ._model_kind import check_model_kind, model_kind
 from ._sites import transformers_model
 from ._version import __version__
 from .attach import add_adapter, attach, detach, remove_adapter, set_adapter, set_reduction_factor
@@ -83,7 +84,7 @@ def load_adapter(
     path = find_adapter_folder(directory, revision=revision)
     described, tensors = read_files(path)
     config = interpret(described, path)
-    _check_model(model, described, path)
+    check_model_kind(model, described, f"{path} holds")
     undo = _prepare(model, config, adapter_name, path)
     try:
         _copy_into(model, adapter_name, tensors, path)
@@ -178,7 +179,7 @@ def attach_pretrained(
     """
     path = find_adapter_folder(directory, revision=revision)
     described, tensors = read_files(path)
-    _check_model(model, described, path, keys=("model_type",))
+    check_model_kind(model, described, f"{path} holds", names=("model_type",))
     stored = replace(interpret(described, path), modules_to_save=None)
     try:
         attach(model, config or stored, adapter_name=adapter_name)
@@ -221,8 +222,7 @@ def _describe(model: nn.Module, adapter_name: str) -> dict[str, Any]:
     return {
         "peft_type": PEFT_TYPE,
         "base_model_name_or_path": outer.config.name_or_path or None,
-        "model_type": outer.config.model_type,
-        "model_class": type(outer).__name__,
+        **model_kind(model),
         "auto_mapping": {  # AutoPeftModel finds the class by it
             "base_model_class": type(outer).__name__,
             "parent_library": type(outer).__module__,
@@ -231,25 +231,6 @@ def _describe(model: nn.Module, adapter_name: str) -> dict[str, Any]:
         **attachment.configs[adapter_name].to_dict(),
         "modules_to_save": list(attachment.heads[adapter_name]),
     }
-
-
-def _check_model(
-    model: nn.Module,
-    described: dict[str, Any],
-    path: Path,
-    *,
-    keys: tuple[str, ...] = ("model_type", "model_class"),
-) -> None:
-    outer = transformers_model(model)
-    found = {"model_type": outer.config.model_type, "model_class": type(outer).__name__}
-    for key in keys:
-        value = found[key]
-        if described.get(key, value) != value:
-            raise CheckpointError(
-                f"{path} holds an adapter for a {described[key]} model (base model "
-                f"{described.get('base_model_name_or_path')}), but this is a {value}. Load the "
-                "kind of model that the adapter was trained with."
-            )
 
 
 def _prepare(

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from .._adapter_files import PEFT_TYPE
 from .._attachment import get_attachment, is_attached
 from .._mixed import NAMES_ARGUMENT
+from .._model_kind import check_model_kind, model_kind
 from .._sites import transformers_model
 from .._version import __version__
 from ..attach import add_adapter, attach, detach
@@ -316,18 +317,11 @@ def _check_name(model: nn.Module, adapter_name: str) -> None:
 
 def _fit(config: ConditionalAdapterPeftConfig, model: nn.Module) -> ConditionalAdapterPeftConfig:
     """Return a copy of a configuration that is made out for a model, or refuse the model."""
-    outer = transformers_model(model)
-    found = {"model_type": outer.config.model_type, "model_class": type(outer).__name__}
-    for key, value in found.items():
-        if getattr(config, key) not in (None, value):
-            raise CheckpointError(
-                f"the configuration is that of an adapter for a {getattr(config, key)} model (base "
-                f"model {config.base_model_name_or_path}), but this is a {value}. Load the kind of "
-                "model that the adapter was trained with."
-            )
+    check_model_kind(model, vars(config), "the configuration is that of")
     fitted = copy.copy(config)
-    fitted.model_type, fitted.model_class = found["model_type"], found["model_class"]
-    fitted.modules_to_save = _requested_heads(config.modules_to_save, outer)
+    for name, value in model_kind(model).items():
+        setattr(fitted, name, value)
+    fitted.modules_to_save = _requested_heads(config.modules_to_save, transformers_model(model))
     return fitted
 
 
