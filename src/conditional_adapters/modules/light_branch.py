@@ -2,10 +2,12 @@
 
 On a GPU one kernel does it. It knows what a norm of torch or transformers does, not how a module
 came by it: whatever it does not know (other norms, autocast, wide bottlenecks, gradients) is
-computed module by module. On a CPU the modules themselves go through a long batch part by part:
-what a norm makes of a part stays in cache, what it makes of all tokens does not.
+computed module by module. On a CPU a long batch is computed part by part: what a norm makes of a
+part stays in cache, what it makes of all tokens does not. A norm that only divides does so after
+the products, where there is less to divide.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -13,11 +15,11 @@ from torch import Tensor, nn
 
 from ..ops import active_kernels, num_parts, score_tokens
 from ._subclass import DynamicSubclass
+from .adapter import ACTIVATIONS, ParallelAdapter
 from .switchable import SwitchableModule
 
 if TYPE_CHECKING:
     from ..kernels import Norm
-    from .adapter import ParallelAdapter
 
 # Norms of transformers that divide by the root mean square, round, and multiply with the weight.
 # Others add 1 to the weight or round elsewhere.
@@ -32,7 +34,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def light_branch(
-    adapter: "ParallelAdapter",
+    adapter: ParallelAdapter,
     norm: nn.Module | None,
     states: Tensor,
     residual: Tensor,
@@ -83,23 +85,65 @@ def light_branch(
 
 def _by_parts(
     number: int,
-    adapter: "ParallelAdapter",
+    adapter: ParallelAdapter,
     norm: nn.Module,
     states: Tensor,
     residual: Tensor,
     router_weight: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Let the modules compute part by part."""
+    """Go through the tokens part by part."""
     updated = torch.empty_like(residual, memory_format=torch.contiguous_format)
     scores = states.new_empty(states.shape[:2], dtype=torch.float32)
     tokens = (states, residual, updated, scores)
-    parts = [tensor.flatten(0, 1).unsqueeze(0).chunk(number, dim=1) for tensor in tokens]
-    for part, rest, part_updated, part_scores in zip(*parts, strict=True):
-        normalised = norm(part)
-        part_updated.copy_(adapter(normalised, rest))
-        if router_weight is not None:
-            part_scores.copy_(score_tokens(normalised, router_weight))
+    parts = zip(*(tensor.flatten(0, 1).chunk(number) for tensor in tokens), strict=True)
+    module, kind = _computing(norm)
+    # In half precision products of what is not normalised may overflow.
+    if kind is nn.LayerNorm or states.dtype == torch.float16:
+        _run_modules(parts, adapter, norm, router_weight)
+    else:
+        _divide_products(parts, adapter, module, router_weight)
     return updated, scores
+
+
+def _run_modules(
+    parts: Iterable[tuple[Tensor, ...]],
+    adapter: ParallelAdapter,
+    norm: nn.Module,
+    router_weight: Tensor | None,
+) -> None:
+    """Let the modules compute from states and residual of each part its sum and scores."""
+    for part in parts:
+        states, residual, updated, scores = (tensor.unsqueeze(0) for tensor in part)
+        normalised = norm(states)
+        updated.copy_(adapter(normalised, residual))
+        if router_weight is not None:
+            scores.copy_(score_tokens(normalised, router_weight))
+
+
+def _divide_products(
+    parts: Iterable[tuple[Tensor, ...]],
+    adapter: ParallelAdapter,
+    norm: nn.Module,
+    router_weight: Tensor | None,
+) -> None:
+    """Divide by the root mean square after the products, so that nothing normalised is made.
+
+    A norm that scales each token x and then each of its elements by g commutes with a product:
+    `N(x) W = (x / rms(x) * g) W = (x diag(g) W) / rms(x)`. Only the rounding differs.
+    """
+    gain, epsilon = cast("Tensor", norm.weight), cast("float", norm.variance_epsilon)
+    down = (adapter.down * gain.float()).to(gain.dtype).t()
+    up = adapter.up.to(gain.dtype).t()
+    activation = ACTIVATIONS[adapter.activation]
+    for states, residual, updated, scores in parts:
+        wide = states.float()
+        mean_square = torch.linalg.vector_norm(wide, dim=-1).square_().div_(wide.shape[-1])
+        factor = mean_square.add_(epsilon).rsqrt_()
+        inner = (states @ down).float().mul_(factor.unsqueeze(-1)).to(gain.dtype)
+        torch.addmm(residual, activation(inner), up, out=updated)
+        if router_weight is not None:
+            products = score_tokens(wide.unsqueeze(0), router_weight * gain)
+            torch.mul(products.squeeze(0), factor, out=scores)
 
 
 def _is_hooked(module: nn.Module) -> bool:
