@@ -5,25 +5,35 @@ bias has to be made for all tokens beforehand; each layer then gets the pairs of
 and hands on the whole.
 """
 
+from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..modules import TokenAxis
+from ..modules import ConditionalLayer, LayerAdapter, MixedAdapters, SequenceContext, TokenAxis
+from ._position_bias import bias_of_distances
 from ._registry import register_architecture
 from ._spec import ArchitectureSpec
 
 
-def _prepare_position_bias(
-    layer: nn.Module, hidden_states: Tensor, arguments: dict[str, Any]
-) -> None:
-    """Compute the bias for all tokens if no earlier layer did."""
-    attention: Any = layer.get_submodule("layer.0.SelfAttention")
-    if arguments.get("position_bias") is None:
-        seq = hidden_states.shape[1]
-        bias = attention.compute_bias(seq, seq, hidden_states.device)
-        # Heads stand innermost in it; each layer gathers keys, and dense ones would copy it.
-        arguments["position_bias"] = bias.contiguous()
+class T5Layer(ConditionalLayer):
+    """Makes the bias if no earlier layer did, even if it processes every token.
+
+    In what T5 itself makes heads stand innermost: each layer that follows would copy it.
+    """
+
+    def _coda_run(
+        self,
+        parts: LayerAdapter | MixedAdapters,
+        hidden_states: Tensor,
+        arguments: dict[str, Any],
+        context: SequenceContext | None,
+    ) -> Any:  # noqa: ANN401
+        attention: Any = self.get_submodule("layer.0.SelfAttention")
+        if arguments.get("position_bias") is None and not attention.is_decoder:
+            compute = partial(attention.compute_bias, device=hidden_states.device)
+            arguments["position_bias"] = bias_of_distances(compute, hidden_states.shape[1])
+        return super()._coda_run(parts, hidden_states, arguments, context)
 
 
 T5 = register_architecture(
@@ -38,7 +48,7 @@ T5 = register_architecture(
             "position_bias": TokenAxis.PAIR,
         },
         attention="layer.0.SelfAttention",
+        layer_mixin=T5Layer,
         carried_outputs={1: "position_bias"},
-        prepare_arguments=_prepare_position_bias,
     )
 )

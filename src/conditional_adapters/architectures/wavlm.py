@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..modules import TokenAxis
+from ._position_bias import bias_of_distances
 from ._registry import register_architecture
 from ._spec import ArchitectureSpec
 from .wav2vec2 import input_norm
@@ -21,7 +22,8 @@ def _prepare_position_bias(
     attention: Any = layer.attention
     if arguments.get("position_bias") is None:
         batch, seq, _ = hidden_states.shape
-        arguments["position_bias"] = attention.compute_bias(seq, seq).repeat(batch, 1, 1)
+        bias = bias_of_distances(attention.compute_bias, seq)
+        arguments["position_bias"] = bias.repeat(batch, 1, 1)
 
 
 WAVLM = register_architecture(

@@ -11,6 +11,7 @@ from ._backend import active_kernels as active_kernels
 from ._backend import set_kernel_backend as set_kernel_backend
 from ._budget import clamp_size as clamp_size
 from ._budget import token_budget as token_budget
+from ._parts import is_recorded as is_recorded
 from ._parts import num_parts as num_parts
 from .gather_scatter import add_weighted_update_ as add_weighted_update_
 from .gather_scatter import gather_pairs as gather_pairs

@@ -17,7 +17,11 @@ def num_parts(num_elements: int, device: torch.device) -> int:
     Returns:
         1 on other devices, where a gradient is wanted, and while a graph is recorded.
     """
-    is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if is_recorded or torch.is_grad_enabled() or device.type != "cpu":
+    if is_recorded() or torch.is_grad_enabled() or device.type != "cpu":
         return 1
     return num_elements // _ELEMENTS + 1
+
+
+def is_recorded() -> bool:
+    """Tell whether a graph is being recorded: compiled, exported or traced."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
