@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..modules import ConditionalLayer, LayerAdapter, MixedAdapters, SequenceContext, TokenAxis
+from ..modules import ConditionalLayer, TokenAxis
 from ._position_bias import bias_of_distances
 from ._registry import register_architecture
 from ._spec import ArchitectureSpec
@@ -22,18 +22,11 @@ class T5Layer(ConditionalLayer):
     In what T5 itself makes heads stand innermost: each layer that follows would copy it.
     """
 
-    def _coda_run(
-        self,
-        parts: LayerAdapter | MixedAdapters,
-        hidden_states: Tensor,
-        arguments: dict[str, Any],
-        context: SequenceContext | None,
-    ) -> Any:  # noqa: ANN401
+    def _coda_complete(self, hidden_states: Tensor, arguments: dict[str, Any]) -> None:
         attention: Any = self.get_submodule("layer.0.SelfAttention")
         if arguments.get("position_bias") is None and not attention.is_decoder:
             compute = partial(attention.compute_bias, device=hidden_states.device)
             arguments["position_bias"] = bias_of_distances(compute, hidden_states.shape[1])
-        return super()._coda_run(parts, hidden_states, arguments, context)
 
 
 T5 = register_architecture(

@@ -13,7 +13,6 @@ from .conditional_layer import layer_states as layer_states
 from .conformer import ConditionalConformerLayer as ConditionalConformerLayer
 from .conformer import ConformerAttention as ConformerAttention
 from .layer_adapter import LayerAdapter as LayerAdapter
-from .layer_adapter import MixedAdapters as MixedAdapters
 from .router import Router as Router
 from .router import RoutingDecision as RoutingDecision
 from .rows import AdapterRows as AdapterRows

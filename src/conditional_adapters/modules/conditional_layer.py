@@ -103,6 +103,7 @@ class ConditionalLayer(DynamicSubclass):
         arguments: dict[str, Any],
         context: SequenceContext | None,
     ) -> Any:  # noqa: ANN401
+        self._coda_complete(hidden_states, arguments)
         plan = self.coda_plan
         budget = None
         if parts.is_routed and not self._coda_is_small(hidden_states):
@@ -139,6 +140,9 @@ class ConditionalLayer(DynamicSubclass):
         )
         carried = {i: arguments[name] for i, name in plan.carried_outputs.items()}
         return _with_states(output, states, carried)
+
+    def _coda_complete(self, hidden_states: Tensor, arguments: dict[str, Any]) -> None:
+        """Complete the arguments in place, routed or not; layers that need that override this."""
 
     def _coda_route(
         self, parts: LayerAdapter | MixedAdapters, hidden_states: Tensor, budget: Budget

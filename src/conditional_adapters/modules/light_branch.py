@@ -135,14 +135,15 @@ def _divide_products(
     down = (adapter.down * gain.float()).to(gain.dtype).t()
     up = adapter.up.to(gain.dtype).t()
     activation = ACTIVATIONS[adapter.activation]
+    router = None if router_weight is None else router_weight * gain
     for states, residual, updated, scores in parts:
         wide = states.float()
         mean_square = torch.linalg.vector_norm(wide, dim=-1).square_().div_(wide.shape[-1])
         factor = mean_square.add_(epsilon).rsqrt_()
         inner = (states @ down).float().mul_(factor.unsqueeze(-1)).to(gain.dtype)
         torch.addmm(residual, activation(inner), up, out=updated)
-        if router_weight is not None:
-            products = score_tokens(wide.unsqueeze(0), router_weight * gain)
+        if router is not None:
+            products = score_tokens(wide.unsqueeze(0), router)
             torch.mul(products.squeeze(0), factor, out=scores)
 
 
