@@ -197,6 +197,9 @@ def oracle(
     if mask is None and tiny.has_flat_masks:
         mask = torch.ones(batch, seq, dtype=torch.bool)
     arguments["attention_mask"] = hide_keys(mask, is_key, states.dtype)
+    bias = arguments.get("position_bias")
+    if isinstance(bias, Tensor) and bias.shape[-2:] != (seq, seq):
+        arguments["position_bias"] = bias_of_pairs(bias, batch)
     with unselected_rows_unchanged(layer, states, is_selected):
         output = type(layer).coda_original_class.forward(layer, states, **arguments)
     heavy = output[0] if isinstance(output, tuple) else output
@@ -218,6 +221,14 @@ def hide_keys(mask: Tensor | None, is_key: Tensor, dtype: torch.dtype) -> Tensor
     if not mask.is_floating_point() or (mask == 1).any():  # ones and zeros; additive masks hold 0
         return mask * pairs
     return mask.masked_fill(~pairs, torch.finfo(mask.dtype).min)
+
+
+def bias_of_pairs(distances: Tensor, batch: int) -> Tensor:
+    """Look the distance of each pair of tokens up; of flattened heads for each row."""
+    seq = (distances.shape[-1] + 1) // 2
+    places = torch.tensor([[seq - 1 + key - query for key in range(seq)] for query in range(seq)])
+    pairs = distances[..., places]
+    return torch.cat([pairs] * batch) if distances.dim() == 2 else pairs
 
 
 @contextmanager

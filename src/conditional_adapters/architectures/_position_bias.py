@@ -6,27 +6,38 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..ops import is_recorded
+from ..modules import gathers_distances
+
+# `compute(queries, keys)` returns the bias of so many first tokens, which the model looks up.
+ComputeBias = Callable[[int, int], Float[Tensor, "*heads query key"]]
 
 
-def bias_of_distances(
-    compute: Callable[[int, int], Float[Tensor, "*heads query key"]], seq: int
-) -> Float[Tensor, "*heads seq seq"]:
-    """Make the bias of all pairs of tokens.
-
-    The bias of the first query and that of the first key hold those of all distances; each row of
-    the whole is a window of them. The model itself would look each pair up.
+def bias_for_layers(
+    compute: ComputeBias, seq: int
+) -> Float[Tensor, "*heads seq seq"] | Float[Tensor, "*heads distances"]:
+    """Make a bias that layers hand on, by distance where they gather it so.
 
     Args:
-        compute: `compute(queries, keys)` returns the bias of so many first tokens.
+        compute: How the model makes it.
         seq: Tokens of a sequence.
 
     Returns:
-        What `compute(seq, seq)` returns, contiguous.
+        `bias_of_distances`, or the bias of all pairs of tokens, contiguous.
     """
-    if is_recorded():  # a graph computes what it needs, of any length
-        return compute(seq, seq).contiguous()
-    first_query, first_key = compute(1, seq), compute(seq, 1)
-    backwards = first_key.squeeze(-1).flip(-1)[..., :-1]
-    distances = torch.cat([backwards, first_query.squeeze(-2)], dim=-1).contiguous()
-    return distances.unfold(-1, seq, 1).flip(-2)
+    if gathers_distances():
+        return bias_of_distances(compute, seq)
+    return compute(seq, seq).contiguous()
+
+
+def bias_of_distances(compute: ComputeBias, seq: int) -> Float[Tensor, "*heads distances"]:
+    """Make the bias of all distances: that of the first query and that of the first key hold them.
+
+    Args:
+        compute: How the model makes it.
+        seq: Tokens of a sequence.
+
+    Returns:
+        The values of `2 seq - 1` distances `key - query`, ascending.
+    """
+    first_query, first_key = compute(1, seq).squeeze(-2), compute(seq, 1).squeeze(-1)
+    return torch.cat([first_key.flip(-1)[..., :-1], first_query], dim=-1)

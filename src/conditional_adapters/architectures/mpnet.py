@@ -15,7 +15,7 @@ MPNET = register_architecture(
         encoder="encoder",
         gathered={
             "attention_mask": TokenAxis.PADDING_MASK,
-            "position_bias": TokenAxis.PAIR,
+            "position_bias": TokenAxis.RELATIVE_BIAS,
         },
         num_prefix_tokens=1,  # CLS
     )

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..modules import ConditionalLayer, TokenAxis
-from ._position_bias import bias_of_distances
+from ._position_bias import bias_for_layers
 from ._registry import register_architecture
 from ._spec import ArchitectureSpec
 
@@ -26,7 +26,7 @@ class T5Layer(ConditionalLayer):
         attention: Any = self.get_submodule("layer.0.SelfAttention")
         if arguments.get("position_bias") is None and not attention.is_decoder:
             compute = partial(attention.compute_bias, device=hidden_states.device)
-            arguments["position_bias"] = bias_of_distances(compute, hidden_states.shape[1])
+            arguments["position_bias"] = bias_for_layers(compute, hidden_states.shape[1])
 
 
 T5 = register_architecture(
@@ -38,7 +38,7 @@ T5 = register_architecture(
         input_norm="layer.0.layer_norm",
         gathered={
             "attention_mask": TokenAxis.PADDING_MASK,
-            "position_bias": TokenAxis.PAIR,
+            "position_bias": TokenAxis.RELATIVE_BIAS,
         },
         attention="layer.0.SelfAttention",
         layer_mixin=T5Layer,

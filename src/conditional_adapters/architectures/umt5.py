@@ -1,15 +1,18 @@
 """UMT5: as T5, but every layer has a relative position bias of its own.
 
 The attention module makes it from lengths, as if its tokens were neighbours. Our attention function
-puts the bias of their true distances in its place.
+puts the bias of their true distances in its place. The module would look each pair up, of which
+`2 seq - 1` distances tell all.
 """
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from ..modules import RoutedAttention, RoutedTokens, TokenAxis
+from ..ops import gather_relative_bias, spread_relative_bias
 from ._registry import register_architecture
 from ._spec import ArchitectureSpec
 
@@ -19,16 +22,22 @@ class UMT5Attention(RoutedAttention):
 
     coda_for_any_keys = True
 
+    def compute_bias(self, query_length: int, key_length: int, **_: object) -> Tensor:
+        """Return the bias of all pairs of tokens, made of that of their distances."""
+        assert query_length == key_length, "an encoder attends to the tokens it is given"
+        return spread_relative_bias(self._coda_bias_of_distances(query_length))
+
     def coda_position_bias(self, query: Tensor, routed: RoutedTokens) -> Tensor:
         """Return the bias of each chosen query and each of its keys."""
+        distances = self._coda_bias_of_distances(routed.seq)
+        return gather_relative_bias(distances, routed.indices, all_keys=routed.states is not None)
+
+    def _coda_bias_of_distances(self, seq: int) -> Float[Tensor, "1 heads distances"]:
         attention: Any = self
-        queries = keys = routed.indices
-        if routed.states is not None:
-            keys = torch.arange(routed.seq, device=queries.device).unsqueeze(0)
-        distances = keys.unsqueeze(1) - queries.unsqueeze(2)
-        buckets = attention._relative_position_bucket(distances)
-        bias: Tensor = attention.relative_attention_bias(buckets)
-        return bias.permute(0, 3, 1, 2)
+        table: nn.Embedding = attention.relative_attention_bias
+        distances = torch.arange(1 - seq, seq, device=table.weight.device)
+        bias: Tensor = table(attention._relative_position_bucket(distances))
+        return bias.t().unsqueeze(0)
 
 
 UMT5 = register_architecture(

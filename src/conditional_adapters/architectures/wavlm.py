@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..modules import TokenAxis
-from ._position_bias import bias_of_distances
+from ..modules import TokenAxis, gathers_distances
+from ._position_bias import bias_for_layers
 from ._registry import register_architecture
 from ._spec import ArchitectureSpec
 from .wav2vec2 import input_norm
@@ -22,8 +22,8 @@ def _prepare_position_bias(
     attention: Any = layer.attention
     if arguments.get("position_bias") is None:
         batch, seq, _ = hidden_states.shape
-        bias = bias_of_distances(attention.compute_bias, seq)
-        arguments["position_bias"] = bias.repeat(batch, 1, 1)
+        bias = bias_for_layers(attention.compute_bias, seq)
+        arguments["position_bias"] = bias if gathers_distances() else bias.repeat(batch, 1, 1)
 
 
 WAVLM = register_architecture(
@@ -34,7 +34,7 @@ WAVLM = register_architecture(
         input_norm=input_norm,
         gathered={
             "attention_mask": TokenAxis.PADDING_MASK,
-            "position_bias": TokenAxis.FLAT_PAIR,
+            "position_bias": TokenAxis.FLAT_RELATIVE_BIAS,
         },
         carried_outputs={1: "position_bias"},
         prepare_arguments=_prepare_position_bias,

@@ -4,6 +4,7 @@ from ._subclass import DynamicSubclass as DynamicSubclass
 from .adapter import ParallelAdapter as ParallelAdapter
 from .arguments import TokenAxis as TokenAxis
 from .arguments import TokenSelection as TokenSelection
+from .arguments import gathers_distances as gathers_distances
 from .attention import MaskRoutedAttention as MaskRoutedAttention
 from .attention import RoutedAttention as RoutedAttention
 from .attention import RoutedTokens as RoutedTokens

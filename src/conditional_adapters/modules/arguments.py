@@ -12,7 +12,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..ops import gather_pairs, gather_tokens
+from ..ops import (
+    active_kernels,
+    gather_pairs,
+    gather_relative_bias,
+    gather_tokens,
+    relative_bias,
+    spread_relative_bias,
+)
 
 
 class TokenAxis(Enum):
@@ -21,7 +28,11 @@ class TokenAxis(Enum):
     TOKEN = "token"  # [batch or 1, seq, ...]: rotary tables, position ids
     HEAD_TOKEN = "head_token"  # [batch or 1, heads or 1, seq, ...]: the same with a head axis
     PAIR = "pair"  # [batch or 1, heads or 1, seq, seq]: position biases
-    FLAT_PAIR = "flat_pair"  # [batch * heads, seq, seq]: the same, flattened
+    # As PAIR, but the same for all pairs of one distance, in all rows: relative position biases;
+    # or [1, heads, 2 seq - 1], by distance.
+    RELATIVE_BIAS = "relative_bias"
+    # [batch * heads, seq, seq] or [heads, 2 seq - 1]: the same, flattened
+    FLAT_RELATIVE_BIAS = "flat_relative_bias"
     PAIR_MASK = "pair_mask"  # as PAIR, an attention mask with a structure of its own
     PADDING_MASK = "padding_mask"  # as PAIR, hiding nothing but padding
 
@@ -67,6 +78,37 @@ def gather_arguments(
     return gathered
 
 
+def spread_arguments(
+    arguments: Mapping[str, Any], axes: Mapping[str, TokenAxis], batch: int
+) -> dict[str, Any]:
+    """Return the arguments as a layer wants them that processes all tokens.
+
+    Args:
+        arguments: The layer's arguments, by name.
+        axes: Which of them have a token axis, and where.
+        batch: Rows of the batch.
+
+    Returns:
+        All arguments; what is given by distance is there for all pairs of tokens.
+    """
+    spread = dict(arguments)
+    for name, axis in axes.items():
+        value = arguments.get(name)
+        if axis is TokenAxis.RELATIVE_BIAS and value is not None and value.dim() == 3:
+            spread[name] = spread_relative_bias(value)
+        elif axis is TokenAxis.FLAT_RELATIVE_BIAS and value is not None and value.dim() == 2:
+            spread[name] = spread_relative_bias(value).repeat(batch, 1, 1)
+    return spread
+
+
+def gathers_distances() -> bool:
+    """Tell whether relative position biases are gathered by distance.
+
+    Not with Triton kernels, which gather pairs at once.
+    """
+    return active_kernels() is None
+
+
 def _gather(value: Any, axis: TokenAxis, selection: TokenSelection) -> Any:  # noqa: ANN401
     """Gather a tensor, or each tensor of a tuple such as (cos, sin)."""
     indices, all_keys = selection.indices, selection.all_keys
@@ -78,8 +120,19 @@ def _gather(value: Any, axis: TokenAxis, selection: TokenSelection) -> Any:  # n
         return gather_tokens(value.transpose(1, 2), indices).transpose(1, 2)
     if axis is TokenAxis.PAIR:
         return gather_pairs(value, indices, all_keys=all_keys)
-    pairs = value.unflatten(0, (len(indices), -1))
-    return gather_pairs(pairs, indices, all_keys=all_keys).flatten(0, 1)
+    if axis is TokenAxis.RELATIVE_BIAS:
+        return _gather_relative_bias(value, indices, all_keys)
+    bias = value.unflatten(0, (1 if value.dim() == 2 else indices.shape[0], -1))
+    return _gather_relative_bias(bias, indices, all_keys).flatten(0, 1)
+
+
+def _gather_relative_bias(bias: Tensor, indices: Tensor, all_keys: bool) -> Tensor:
+    """Gather from the values of all distances, unless a kernel has those of pairs."""
+    if bias.dim() == 4:
+        if not gathers_distances():
+            return gather_pairs(bias, indices, all_keys=all_keys)
+        bias = relative_bias(bias[:1])
+    return gather_relative_bias(bias, indices, all_keys=all_keys)
 
 
 def _gather_mask(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..ops import add_weighted_update_, gather_tokens
 from ._subclass import DynamicSubclass
-from .arguments import TokenAxis, TokenSelection, gather_arguments
+from .arguments import TokenAxis, TokenSelection, gather_arguments, spread_arguments
 from .attention import ROUTED_ARGUMENT, RoutedAttention, RoutedTokens
 from .layer_adapter import AttentionMode, LayerAdapter, MixedAdapters
 from .router import Budget, RoutingDecision
@@ -112,6 +112,7 @@ class ConditionalLayer(DynamicSubclass):
             ends = plan.num_prefix_tokens, plan.num_suffix_tokens
             budget = parts.budget(hidden_states.shape[1], context, ends)
         if context is None or budget is None:
+            arguments = spread_arguments(arguments, plan.gathered, hidden_states.shape[0])
             output = super().forward(hidden_states, **arguments)
             kept = layer_states(output)
             at_once = parts.in_one_pass(self._coda_norm, hidden_states, kept)

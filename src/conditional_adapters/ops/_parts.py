@@ -7,17 +7,22 @@ import torch
 _ELEMENTS = 2**20
 
 
-def num_parts(num_elements: int, device: torch.device) -> int:
+def num_parts(
+    num_elements: int, device: torch.device, *, needs_gradient: bool | None = None
+) -> int:
     """Return into how many parts of like size to divide what is computed of tokens.
 
     Args:
         num_elements: Of all parts together.
         device: Where they are.
+        needs_gradient: Whether a gradient is wanted of them; None: if gradients are recorded.
 
     Returns:
         1 on other devices, where a gradient is wanted, and while a graph is recorded.
     """
-    if is_recorded() or torch.is_grad_enabled() or device.type != "cpu":
+    if needs_gradient is None:
+        needs_gradient = torch.is_grad_enabled()
+    if needs_gradient or is_recorded() or device.type != "cpu":
         return 1
     return num_elements // _ELEMENTS + 1
 

@@ -9,7 +9,6 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from ._backend import active_kernels
-from ._parts import num_parts
 
 
 def gather_tokens(
@@ -112,86 +111,6 @@ def add_weighted_update_(
     update = outputs - inputs
     update = update * weights if torch.is_grad_enabled() else update.mul_(weights)
     return scatter_add_tokens_(base, selected_indices, update)
-
-
-def gather_pairs(
-    pairs: Shaped[Tensor, "source heads query seq"],
-    selected_indices: Int[Tensor, "batch k"],
-    *,
-    all_keys: bool = False,
-) -> Shaped[Tensor, "batch heads selected_query key"]:
-    """Take the chosen tokens on both axes of an attention mask or position bias.
-
-    Args:
-        pairs: Values per (query, key) pair. The axes `source` and `query` may be 1 (shared by all
-            rows of the batch, or by all queries); a query axis of 1 stays 1.
-        selected_indices: Positions in `[0, seq)`.
-        all_keys: Take the chosen tokens as queries only.
-
-    Returns:
-        `out[b, h, i, j] = pairs[b, h, selected_indices[b, i], selected_indices[b, j]]`, or with
-        `all_keys` `pairs[b, h, selected_indices[b, i], j]`. Differentiable in `pairs`.
-    """
-    (batch, k), seq = selected_indices.shape, pairs.shape[-1]
-    if (kernels := active_kernels()) is not None and _can_gather_at_once(pairs, all_keys):
-        chosen: Tensor = kernels.gather_pairs(pairs, selected_indices)
-        return chosen
-    of_rows = pairs.expand(batch, -1, -1, -1)
-    heads, num_queries = pairs.shape[1:3]
-    keys = None if all_keys else selected_indices
-    if num_queries == 1:
-        return of_rows if keys is None else of_rows.gather(3, _for_heads(keys[:, None], heads))
-    num_keys = seq if keys is None else k
-    number = num_parts(batch * heads * k * num_keys, pairs.device)
-    if number == 1:
-        return _gather_queries(of_rows, selected_indices, keys)
-    # At once, `torch.gather` would make a copy of the indices with 8 bytes for each element.
-    # Flattened here, so that values which that copies are copied once, not for each part and row.
-    of_rows = pairs.flatten(2).view(pairs.shape).expand_as(of_rows)
-    out = pairs.new_empty(batch, heads, k, num_keys)
-    rows, queries = max(batch // number, 1), max(batch * k // number, 1)
-    for start in range(0, batch, rows):
-        part = slice(start, start + rows)
-        chosen = selected_indices[part]
-        chosen_keys = None if all_keys else chosen
-        for first in range(0, k, queries):
-            query = slice(first, first + queries)
-            _gather_queries(of_rows[part], chosen[:, query], chosen_keys, out=out[part, :, query])
-    return out
-
-
-def _gather_queries(
-    pairs: Shaped[Tensor, "batch heads query seq"],
-    queries: Int[Tensor, "batch q"],
-    keys: Int[Tensor, "batch k"] | None,
-    out: Shaped[Tensor, "batch heads q key"] | None = None,
-) -> Shaped[Tensor, "batch heads q key"]:
-    """Take some queries and some keys, or all keys; into `out`, if there is one."""
-    heads, seq = pairs.shape[1], pairs.shape[-1]
-    if keys is None:
-        rows = _for_heads(queries[:, :, None], heads).expand(-1, -1, -1, seq)
-        return torch.gather(pairs, 2, rows, out=out)
-    flat = queries[:, :, None] * seq + keys[:, None]
-    chosen = torch.gather(
-        pairs.flatten(2),
-        2,
-        _for_heads(flat, heads).flatten(2),
-        out=None if out is None else out.flatten(2),  # a view
-    )
-    return chosen.view(*chosen.shape[:2], *flat.shape[1:])
-
-
-def _for_heads(
-    indices: Int[Tensor, "batch query key"], heads: int
-) -> Int[Tensor, "batch heads query key"]:
-    """Let all heads have the same indices."""
-    return indices[:, None].expand(-1, heads, -1, -1)
-
-
-def _can_gather_at_once(pairs: Tensor, all_keys: bool) -> bool:
-    """Tell whether the kernels have what is wanted: both axes, no gradient, no mask."""
-    needs_gradient = torch.is_grad_enabled() and pairs.requires_grad
-    return not all_keys and pairs.shape[2] > 1 and pairs.is_floating_point() and not needs_gradient
 
 
 def _flat(selected_indices: Int[Tensor, "batch k"], seq: int) -> Int[Tensor, "batch k"]:
