@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..modules import gathers_distances
+from ..ops import spread_relative_bias
 
 # `compute(queries, keys)` returns the bias of so many first tokens, which the model looks up.
 ComputeBias = Callable[[int, int], Float[Tensor, "*heads query key"]]
@@ -24,9 +25,8 @@ def bias_for_layers(
     Returns:
         `bias_of_distances`, or the bias of all pairs of tokens, contiguous.
     """
-    if gathers_distances():
-        return bias_of_distances(compute, seq)
-    return compute(seq, seq).contiguous()
+    distances = bias_of_distances(compute, seq)
+    return distances if gathers_distances() else spread_relative_bias(distances)
 
 
 def bias_of_distances(compute: ComputeBias, seq: int) -> Float[Tensor, "*heads distances"]:
