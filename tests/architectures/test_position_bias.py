@@ -10,6 +10,7 @@ from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 import conditional_adapters as ca
 from conditional_adapters.architectures._position_bias import bias_of_distances
 from conditional_adapters.ops import spread_relative_bias
+from tests.tiny_models import TINY_MODELS
 
 T5_SIZES = {"d_model": 12, "d_kv": 4, "num_heads": 3, "relative_attention_max_distance": 9}
 ATTENTIONS = {
@@ -88,3 +89,29 @@ def test_every_layer_of_t5_gets_the_bias_of_its_tokens(dense_layers, attention_m
             for row in decision.selected_indices
         ]
         assert torch.equal(bias, torch.stack(expected))
+
+
+@pytest.mark.parametrize("dense_layers", [(0,), (1,), (0, 1)])
+def test_dense_layers_of_wavlm_get_the_bias_of_all_pairs(dense_layers) -> None:
+    tiny = TINY_MODELS["wavlm"]
+    model = tiny.build(tiny.attention)
+    config = ca.ConditionalAdapterConfig(
+        reduction_factor=3, adapter_dim=4, dense_layers=dense_layers
+    )
+    ca.attach(model, config)
+    attentions = [m for m in model.modules() if isinstance(m, WavLMAttention)]
+    seen = []
+    for attention in attentions:
+        attention.register_forward_pre_hook(
+            lambda _, args, kwargs: seen.append((args[0], kwargs["position_bias"])),
+            with_kwargs=True,
+        )
+    with torch.no_grad():
+        model(**tiny.inputs())
+    assert len(seen) == len(attentions)
+    for layer in dense_layers:
+        states, bias = seen[layer]
+        if layer > 0:  # the first makes its own
+            batch, seq, _ = states.shape
+            expected = attentions[0].compute_bias(seq, seq).repeat(batch, 1, 1)
+            assert torch.equal(bias, expected)

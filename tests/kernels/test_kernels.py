@@ -12,6 +12,7 @@ from conditional_adapters import ops
 from conditional_adapters.errors import RoutingError
 from conditional_adapters.modules.adapter import ACTIVATIONS, ParallelAdapter
 from conditional_adapters.modules.light_branch import light_branch
+from tests.ops import draws
 from tests.ops.oracles import bisect_soft_topk
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install triton (Linux only)")
@@ -35,7 +36,7 @@ def random_mask(batch: int, seq: int) -> Tensor:
 
 
 def positions(batch: int, k: int, seq: int) -> Tensor:
-    return torch.rand(batch, seq).argsort(-1)[:, :k].sort(-1).values.to(DEVICE)
+    return draws.positions(batch, k, seq).to(DEVICE)
 
 
 @pytest.mark.parametrize("epsilon", [0.02, 0.1, 1.0, 30.0])

@@ -115,6 +115,14 @@ def test_distances_and_pairs_turn_into_each_other(seq: int, dtype: torch.dtype) 
     assert torch.equal(spread_relative_bias(heads_last), pairs)
 
 
+@pytest.mark.compile
+def test_a_graph_gives_each_pair_its_distance() -> None:
+    spread = torch.compile(spread_relative_bias, fullgraph=True, backend="eager", dynamic=True)
+    for seq in (2, 9):
+        distances = values(3, 2, 2 * seq - 1)
+        assert torch.equal(spread(distances), spread_by_loop(distances))
+
+
 class LargestIndex(TorchDispatchMode):
     """Notes how many elements are gathered at once."""
 

@@ -1,8 +1,8 @@
 """T5: pre-norm with RMS norms and one relative position bias, made by the first layer.
 
 The bias is an argument of every layer and an output of each. When the first layer is routed, the
-bias has to be made for all tokens beforehand; each layer then gets the pairs of its own choice,
-and hands on the whole.
+bias has to be made beforehand, by distance; each layer then gets the pairs of its own choice, and
+hands on the distances.
 """
 
 from functools import partial
