@@ -10,7 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from benchmarks._encoder_models import TYPES, build, lengths_of, make_inputs, prepare
 from conditional_adapters.analysis.flops import count_flops
 
-BATCHES, LENGTHS, FACTORS, ROUNDS = [1, 8, 32], [128, 512, 2048], [2, 3, 4, 5, 8], 3
+BATCHES, LENGTHS, FACTORS = [1, 8, 32], [128, 512, 2048], [2, 3, 4, 5, 8]
+_FEWEST, _MOST, _SECONDS = 3, 41, 30  # rounds of a cell, and about how long they may take
 
 
 class Cell(NamedTuple):
@@ -20,6 +21,7 @@ class Cell(NamedTuple):
     dtype: str
     batch: int
     tokens: int | None  # None: the model has one length
+    rounds: int  # measured ones; one more warms up
 
     def key(self, kind: str) -> str:
         """Return the name of the cell in the file of results."""
@@ -33,7 +35,7 @@ def estimate(
     lengths: list[int],
     *,
     factors: Sequence[float],
-    runs: int,
+    rounds: int | None,
 ) -> Iterator[tuple[Cell, float]]:
     """Yield all cells with about how many seconds their forward passes take.
 
@@ -47,14 +49,15 @@ def estimate(
         batches: Rows.
         lengths: Tokens of texts; those that a model cannot read are left out.
         factors: r, besides dense with and without adapters.
-        runs: Rounds, measured or not.
+        rounds: Measured rounds of each cell; None: as many as fit half a minute, 3 to 41. The
+            shorter a pass, the more its time varies.
 
     Yields:
         Cells and seconds, by model.
     """
     speeds = {dtype: _operations_per_second(TYPES[dtype]) for dtype in dtypes}
     # Dense with and without adapters, and each r; all of them once more as floors.
-    passes = 2 * runs * (2 + sum(1 / factor for factor in factors))
+    passes = 2 * (2 + sum(1 / factor for factor in factors))
     for name in models:
         model = build(name, "float32")
         prepare(model, None)
@@ -64,7 +67,9 @@ def estimate(
             for batch in batches:
                 for dtype in dtypes:
                     seconds = passes * batch * operations / speeds[dtype]
-                    yield Cell(name, dtype, batch, tokens), seconds
+                    fitting = min(max(int(_SECONDS / seconds), _FEWEST), _MOST)
+                    cell = Cell(name, dtype, batch, tokens, rounds or fitting)
+                    yield cell, (1 + cell.rounds) * seconds
 
 
 def _operations_per_second(dtype: torch.dtype) -> float:

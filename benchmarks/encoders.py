@@ -111,25 +111,23 @@ def training_step(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Callable
     return step
 
 
-def measure_step(
-    name: str, dtype: str, batch: int, tokens: int | None, factors: list[float], rounds: int
-) -> Report:
+def measure_step(cell: Cell, factors: list[float]) -> Report:
     """Return times and peak memory of a training step, by candidate."""
-    model = build(name, dtype).train()
-    inputs = make_inputs(model, batch, tokens)
+    model = build(cell.model, cell.dtype).train()
+    inputs = make_inputs(model, cell.batch, cell.tokens)
     names = {key: value for key, value in _candidates(factors).items() if value is not None}
     step = training_step(model, inputs)
     times = time_interleaved(
         dict.fromkeys(names, step),
         prepare=lambda key: prepare(model, names[key]),
-        rounds=rounds,
+        rounds=cell.rounds,
         warmup=1,
     )
     flops = {}
     for key, factor in names.items():
         prepare(model, factor)
         flops[key] = estimate_flops(model, inputs=inputs).total
-    memory = {key: _in_new_process(name, dtype, batch, tokens, names[key]) for key in names}
+    memory = {key: _in_new_process(cell, names[key]) for key in names}
     return {
         key: {
             **_milliseconds(times[key]),
@@ -142,15 +140,15 @@ def measure_step(
     }
 
 
-def _in_new_process(*cell: object) -> int:
+def _in_new_process(cell: Cell, factor: float) -> int:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_memory, cell)
+        return pool.apply(_peak_memory, (cell, factor))
 
 
-def _peak_memory(name: str, dtype: str, batch: int, tokens: int | None, factor: float) -> int:
+def _peak_memory(cell: Cell, factor: float) -> int:
     """Return the bytes by which two training steps raise this process's memory."""
-    model = build(name, dtype).train()
-    inputs = make_inputs(model, batch, tokens)
+    model = build(cell.model, cell.dtype).train()
+    inputs = make_inputs(model, cell.batch, cell.tokens)
     prepare(model, factor)
     step = training_step(model, inputs)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
@@ -176,7 +174,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--batches", nargs="+", type=int, help="8")
     parser.add_argument("--tokens", nargs="+", type=int, help="of texts; 512")
     parser.add_argument("--factors", nargs="+", type=float, default=_grid.FACTORS)
-    parser.add_argument("--rounds", type=int, help="measured rounds, at least 3; 7, in a grid 3")
+    parser.add_argument("--rounds", type=int, help="3 or more; what fits half a minute, to 41")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--allocator", choices=ALLOCATORS, default="default")
     parser.add_argument("--step", action="store_true", help="a training step and its memory")
@@ -199,7 +197,6 @@ def _parse() -> argparse.Namespace:
     arguments.dtypes = arguments.dtypes or (list(TYPES) if is_grid else ["float32"])
     arguments.batches = arguments.batches or (_grid.BATCHES if is_grid else [8])
     arguments.tokens = arguments.tokens or (_grid.LENGTHS if is_grid else [512])
-    arguments.rounds = arguments.rounds or (_grid.ROUNDS if is_grid else 7)
     how = [name for name in ("packed", "compiled") if getattr(arguments, name)]
     arguments.kind = "step" if arguments.step else " ".join([*how, "forward"])
     if arguments.cpp_wrapper:
@@ -213,8 +210,7 @@ def _choose(arguments: argparse.Namespace, results: dict[str, Any]) -> list[Cell
     """Return the cells to measure, and print about how long that takes."""
     sizes = (arguments.models, arguments.dtypes, arguments.batches, arguments.tokens)
     print("estimating ...", flush=True)
-    runs = 1 + arguments.rounds
-    cells = list(_grid.estimate(*sizes, factors=arguments.factors, runs=runs))
+    cells = list(_grid.estimate(*sizes, factors=arguments.factors, rounds=arguments.rounds))
     if arguments.grid:
         kept = set() if arguments.again else set(results)
         print(f"measured already: {sum(cell.key(arguments.kind) in kept for cell, _ in cells)}")
@@ -224,7 +220,7 @@ def _choose(arguments: argparse.Namespace, results: dict[str, Any]) -> list[Cell
         for cell in long:
             print(f"left out, longer than {arguments.cell_minutes:g} min: {cell.key('')[:-2]}")
     for cell, time in cells:
-        print(f"about {time / 60:5.1f} min: {cell.key(arguments.kind)}")
+        print(f"about {time / 60:5.1f} min, {cell.rounds} rounds: {cell.key(arguments.kind)}")
     total = sum(time for _, time in cells) / 60
     print(f"{len(cells)} cells, about {total:.0f} min or more: an estimate by operations alone")
     return [cell for cell, _ in cells]
@@ -235,12 +231,12 @@ def _measure(cell: Cell, arguments: argparse.Namespace) -> Report:
     run = describe_run("benchmarks.encoders", "transformers")
     model = build(cell.model, cell.dtype)
     settings = {
-        "rounds": arguments.rounds,
+        "rounds": cell.rounds,
         "attention": model.config._attn_implementation,
         "allocator": describe_allocator(),
     }
     if arguments.step:
-        found = measure_step(*cell, arguments.factors, arguments.rounds)
+        found = measure_step(cell, arguments.factors)
     else:
         if arguments.packed:
             ca.pack_weights(model)
@@ -249,7 +245,7 @@ def _measure(cell: Cell, arguments: argparse.Namespace) -> Report:
             model,
             inputs,
             arguments.factors,
-            arguments.rounds,
+            cell.rounds,
             compiled=arguments.compiled,
             cpp_wrapper=arguments.cpp_wrapper,
         )

@@ -10,6 +10,7 @@ from transformers import BertConfig, BertModel, WhisperConfig, WhisperForAudioCl
 
 import conditional_adapters as ca
 from benchmarks._allocator import use_allocator
+from benchmarks._grid import Cell, estimate
 from benchmarks._report import RESULTS, ROOT, describe_run
 from conditional_adapters.analysis.timing import compile_module
 from conditional_adapters.tasks.bundle import save_task
@@ -152,6 +153,19 @@ def test_long_cells_are_left_out_and_said(tiny_encoders, tmp_path, monkeypatch, 
     output = capsys.readouterr().out
     assert "left out, longer than 0 min: whisper, bfloat16, 2 x native" in output
     assert "0 cells, about 0 min" in output
+
+
+def test_a_cell_has_as_many_rounds_as_fit_half_a_minute(tiny_encoders, monkeypatch) -> None:
+    def only_cell(speed: float, rounds: int | None = None) -> tuple[Cell, float]:
+        monkeypatch.setattr("benchmarks._grid._operations_per_second", lambda dtype: speed)
+        (found,) = estimate(["bert"], ["float32"], [2], [16], factors=[4], rounds=rounds)
+        return found
+
+    operations = only_cell(1, rounds=1)[1] / 2  # of a round, one more of which warms up
+    assert only_cell(operations / 4) == (Cell("bert", "float32", 2, 16, 7), pytest.approx(8 * 4))
+    assert only_cell(operations / 100)[0].rounds == 3
+    assert only_cell(2 * operations)[0].rounds == 41
+    assert only_cell(operations / 4, rounds=5)[0].rounds == 5
 
 
 @pytest.mark.compile

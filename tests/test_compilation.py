@@ -1,13 +1,18 @@
-"""How often `torch.compile` compiles: counted, over many lengths and sizes of batches."""
+"""How often `torch.compile` compiles, over many lengths and sizes of batches, and what it asks."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from transformers import BertConfig, BertModel
 
 import conditional_adapters as ca
 from conditional_adapters.analysis.timing import compile_module
+from tests.test_mixed_batches import DIFFERENT, add, make
 from tests.tiny_bert import WORDS, word_tokenizer
 
 pytestmark = pytest.mark.compile
@@ -99,3 +104,90 @@ def test_settings_that_are_timed_in_turns_have_one_graph_each() -> None:
     for encoder in compiled.values():
         code = encoder._torchdynamo_orig_callable.__code__
         assert len(torch._dynamo.eval_frame._debug_get_cache_entry_list(code)) == 1
+
+
+def change_a_weight(model: nn.Module) -> None:
+    layer = model.bert.encoder.layer[0]
+    with torch.no_grad():
+        layer.intermediate.dense.weight.mul_(1.5)
+        layer.coda_part("b").adapter.up.mul_(-2)
+
+
+def attach_again(model: nn.Module, **settings: object) -> None:
+    ca.detach(model)
+    add(model, "b", **{**DIFFERENT[1], **settings})
+
+
+CHANGES: dict[str, Callable[[nn.Module], object]] = {
+    "r": partial(ca.set_reduction_factor, reduction_factor=5),
+    "dense": partial(ca.set_reduction_factor, reduction_factor=1),
+    "other adapter": partial(ca.set_adapter, adapter_name="a"),
+    "no adapter": partial(ca.set_adapter, adapter_name=None),
+    "new adapter": partial(add, name="c", epsilon=0.9),
+    "small batches": partial(ca.set_dense_below, num_tokens=1000),
+    "training": lambda model: model.train(),
+    "values": change_a_weight,
+    "packed": ca.pack_weights,
+    "detached": ca.detach,
+    "other gate": partial(attach_again, gate="weighted"),
+    "other router": partial(attach_again, router_kind="learned"),
+    "other activation": partial(attach_again, adapter_activation="relu"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@torch.no_grad()
+def test_what_the_library_changes_is_noticed_with_few_guards(change: str) -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model, inputs = make("bert", "left", DIFFERENT)
+    options = {"guard_filter_fn": ca.keep_adapter_guards_unsafe}
+    compiled = torch.compile(model, fullgraph=True, backend="eager", options=options)
+    before = compiled(**inputs).logits
+    CHANGES[change](model)
+    states = torch.get_rng_state()  # of dropout
+    expected = model(**inputs).logits
+    torch.set_rng_state(states)
+    torch.testing.assert_close(compiled(**inputs).logits, expected)
+    assert change == "packed" or not torch.allclose(before, expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_training_a_dense_model_is_noticed_with_few_guards() -> None:
+    torch._dynamo.reset()
+    model, inputs = make("bert")
+    ca.detach(model)
+    options = {"guard_filter_fn": ca.keep_adapter_guards_unsafe}
+    compiled = torch.compile(model, fullgraph=True, backend="eager", options=options)
+    assert torch.equal(compiled(**inputs).logits, compiled(**inputs).logits)
+    model.train()
+    assert not torch.equal(compiled(**inputs).logits, compiled(**inputs).logits)
+
+
+@torch.no_grad()
+def test_the_rows_of_a_compiled_part_are_noticed_with_few_guards() -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model, inputs = make("bert", "left", DIFFERENT)
+    calls = [{}, {"adapter_names": ["a", "b"]}, {"adapter_names": ["b", None]}, {}]
+    expected = [model(**inputs, **names).logits for names in calls]
+    options = {"guard_filter_fn": ca.keep_adapter_guards_unsafe}
+    model.bert.compile(fullgraph=True, backend="eager", options=options)
+    for names, logits in zip(calls, expected, strict=True):
+        torch.testing.assert_close(model(**inputs, **names).logits, logits)
+
+
+@torch.no_grad()
+def test_few_guards_are_kept() -> None:
+    torch._dynamo.reset()
+    model, inputs = make("bert")
+    kept: list[bool] = []
+
+    def note(entries: Sequence[Any]) -> list[bool]:
+        answer = ca.keep_adapter_guards_unsafe(entries)
+        kept.extend(answer)
+        return answer
+
+    options = {"guard_filter_fn": note}
+    torch.compile(model, fullgraph=True, backend="eager", options=options)(**inputs)
+    assert 0 < sum(kept) < len(kept) / 3

@@ -30,6 +30,7 @@ from .attach import set_reduction_factor as set_reduction_factor
 from .checkpoint import load_adapter as load_adapter
 from .checkpoint import read_adapter_config as read_adapter_config
 from .checkpoint import save_adapter as save_adapter
+from .compilation import keep_adapter_guards_unsafe as keep_adapter_guards_unsafe
 from .config import ConditionalAdapterConfig as ConditionalAdapterConfig
 from .errors import AssetError as AssetError
 from .errors import AttachmentError as AttachmentError

@@ -79,6 +79,7 @@ def _make_conditional(layer: nn.Module, sites: Sites) -> ConditionalLayer:
     conditional.coda_plan = plan
     conditional.coda_adapters = nn.ModuleDict()
     conditional.coda_active = None
+    conditional.coda_dense_below = None
     return conditional
 
 

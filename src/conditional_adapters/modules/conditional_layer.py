@@ -60,7 +60,7 @@ class ConditionalLayer(DynamicSubclass):
     coda_adapters: nn.ModuleDict
     coda_active: str | None
     coda_scope: RowScope
-    coda_dense_below: int | None = None  # tokens of a batch, see `set_dense_below`
+    coda_dense_below: int | None  # tokens of a batch, see `set_dense_below`
 
     def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Run hooks and `forward`; see there."""
