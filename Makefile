@@ -63,8 +63,8 @@ bench: setup  ## Measure operators and models; writes benchmarks/results/*.json 
 	$(BIN)/python -m benchmarks.onnx
 	$(BIN)/python -m benchmarks.encoders
 	$(BIN)/python -m benchmarks.encoders --step --factors 2 4 8
-	$(BIN)/python -m benchmarks.encoders --models bert-base t5-base --batches 1 8 --tokens 128 512 --rounds 3
-	$(BIN)/python -m benchmarks.encoders --models vit-base-224 whisper-base --batches 1 8 --rounds 3
+	$(BIN)/python -m benchmarks.encoders --models bert-base t5-base --batches 1 8 --tokens 128 512
+	$(BIN)/python -m benchmarks.encoders --models vit-base-224 whisper-base --batches 1 8
 	$(BIN)/python -m benchmarks.routing_overhead
 	$(BIN)/python -m benchmarks.short_inputs
 	$(BIN)/python -m benchmarks.lengths
