@@ -33,7 +33,8 @@ over dense adapters of the FLOP ratio, the share of it that is reached, and the 
 (of a training step: the share of memory). A *packed forward* has the weights of all candidates and
 floors packed ([`pack_weights`](guides/serving.md#on-cpus-pack-the-weights)); a *compiled forward*
 went through `torch.compile`, the dense encoders as well, with [fewer
-guards](guides/serving.md#fewer-guards) on modules; with a *C++ wrapper* C++ calls the kernels of a graph, not Python.
+guards](guides/serving.md#fewer-guards) on modules; with a *C++ wrapper* C++ calls the kernels of a
+graph, not Python.
 `python -m benchmarks.encoders --grid` measures all of them; `--allocator` takes glibc's huge pages,
 tcmalloc or jemalloc.
 
