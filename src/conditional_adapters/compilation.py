@@ -19,8 +19,9 @@ def keep_adapter_guards_unsafe(guard_entries: Sequence[Any]) -> list[bool]:
     that is not part of a module, as always. Values of weights may change, too.
 
     Unsafe as torch's own filters are: what else changes in a compiled model is not noticed, and the
-    graph goes on as it was. Hooks that are added later are not called, other layers and a changed
-    `model.config` not seen. Compile again after such a change.
+    graph goes on as it was. Hooks that are added later are not called; PEFT's merging, switching
+    and disabling of LoRA, other layers and a changed `model.config` are not seen. Compile again
+    after such a change.
 
     Args:
         guard_entries: What `torch.compile` hands to its option `guard_filter_fn`.
