@@ -18,7 +18,7 @@ from transformers import (
 )
 
 import conditional_adapters as ca
-from conditional_adapters.assets import load_packaged_model
+from conditional_adapters.toolkit.assets import load_packaged_model
 
 ADAPTER_DIM = 64
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

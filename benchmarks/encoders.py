@@ -34,9 +34,9 @@ from benchmarks._encoder_models import MODELS, TYPES, build, make_inputs, prepar
 from benchmarks._grid import Cell
 from benchmarks._products import products_alone
 from benchmarks._report import RESULTS, Report, describe_run
-from conditional_adapters._atomic import replace_text
 from conditional_adapters.analysis import estimate_flops
 from conditional_adapters.analysis.timing import Timing, compile_module, time_interleaved
+from conditional_adapters.checkpoint.atomic import replace_text
 
 DENSE, REFERENCE = "dense", "dense + adapter"
 

@@ -25,7 +25,7 @@ from benchmarks._gpu_observations import profile_parts, synchronisation_parts
 from benchmarks._gpu_operators import operator_parts
 from benchmarks._gpu_report import describe_device, describe_error
 from benchmarks._report import RESULTS, Report, describe_run
-from conditional_adapters._atomic import replace_text
+from conditional_adapters.checkpoint.atomic import replace_text
 
 BACKENDS = ("torch", "triton")
 

@@ -20,19 +20,19 @@ from torch import Tensor
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
 from benchmarks._report import RESULTS, Report, describe_run, write_report
-from conditional_adapters._attachment import active_adapter, conditional_layers
-from conditional_adapters.assets import find_adapter
 from conditional_adapters.integrations.onnx import open_session, quantize_onnx
-from conditional_adapters.tasks.bundle import load_trained_classifier
-from conditional_adapters.tasks.data import DataSpec, load_rows, split_train_test
-from conditional_adapters.tasks.exporting import export_classifier
-from conditional_adapters.tasks.inference import predict_scores
-from conditional_adapters.tasks.metrics import (
+from conditional_adapters.model.attachment import active_adapter, conditional_layers
+from conditional_adapters.toolkit.assets import find_adapter
+from conditional_adapters.toolkit.tasks.bundle import load_trained_classifier
+from conditional_adapters.toolkit.tasks.data import DataSpec, load_rows, split_train_test
+from conditional_adapters.toolkit.tasks.exporting import export_classifier
+from conditional_adapters.toolkit.tasks.inference import predict_scores
+from conditional_adapters.toolkit.tasks.metrics import (
     accuracy_interval,
     classification_metrics,
     compare_accuracy,
 )
-from conditional_adapters.tasks.models import Classifier
+from conditional_adapters.toolkit.tasks.models import Classifier
 
 REFERENCE = "PyTorch, float32"
 

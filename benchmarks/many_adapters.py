@@ -18,9 +18,13 @@ from transformers import BertModel, PreTrainedModel
 
 import conditional_adapters as ca
 from benchmarks._report import RESULTS, describe_run, write_report
-from conditional_adapters._attachment import adapter_parameters
 from conditional_adapters.analysis.timing import Timing, time_interleaved
-from conditional_adapters.assets import bbc_news, load_packaged_model, load_packaged_tokenizer
+from conditional_adapters.model.attachment import adapter_parameters
+from conditional_adapters.toolkit.assets import (
+    bbc_news,
+    load_packaged_model,
+    load_packaged_tokenizer,
+)
 
 REDUCTION_FACTOR, ADAPTER_DIM = 4, 64
 COUNTS = (1, 8, 64)

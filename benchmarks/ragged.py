@@ -18,10 +18,10 @@ import torch
 import conditional_adapters as ca
 from benchmarks._report import RESULTS, Report, describe_run, write_report
 from conditional_adapters.analysis.timing import Timing, time_interleaved
-from conditional_adapters.assets import bbc_news
-from conditional_adapters.tasks._collate import examples_of
-from conditional_adapters.tasks.inference import batches_by_length
-from conditional_adapters.tasks.models import Classifier, load_classifier
+from conditional_adapters.toolkit.assets import bbc_news
+from conditional_adapters.toolkit.tasks._collate import examples_of
+from conditional_adapters.toolkit.tasks.inference import batches_by_length
+from conditional_adapters.toolkit.tasks.models import Classifier, load_classifier
 
 BATCH, ADAPTER_DIM, SHORTEST, LONGEST = 8, 64, 32, 512
 MEDIAN, SPREAD = 128, 0.8  # of the log-normal distribution: tokens, and deviation of their log

@@ -10,8 +10,8 @@ import torch
 import typer
 
 from benchmarks._report import describe_run
-from conditional_adapters._atomic import replace_text
-from conditional_adapters.cli._console import messages, print_table
+from conditional_adapters.checkpoint.atomic import replace_text
+from conditional_adapters.toolkit.cli._console import messages, print_table
 
 from . import _config
 from ._config import (

@@ -11,10 +11,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from conditional_adapters import ConditionalAdapterConfig, read_adapter_config
-from conditional_adapters.assets import find_adapter
-from conditional_adapters.tasks.kinds import default_task
-from conditional_adapters.tasks.kinds.classification import TEXT_CLASSIFICATION
-from conditional_adapters.tasks.task import TaskKind
+from conditional_adapters.toolkit.assets import find_adapter
+from conditional_adapters.toolkit.tasks.kinds import default_task
+from conditional_adapters.toolkit.tasks.kinds.classification import TEXT_CLASSIFICATION
+from conditional_adapters.toolkit.tasks.task import TaskKind
 from conditional_adapters.training import PretrainingSettings, TrainingSettings
 
 from ._label_writing import LABEL_WRITING

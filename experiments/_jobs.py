@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks._report import describe_run
-from conditional_adapters.cli._console import messages
+from conditional_adapters.toolkit.cli._console import messages
 
 from ._config import load_experiment
 from ._results import write_run

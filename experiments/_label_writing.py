@@ -15,11 +15,17 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from conditional_adapters.tasks._collate import pad_targets
-from conditional_adapters.tasks.kinds.classification import TEXT_CLASSIFICATION
-from conditional_adapters.tasks.kinds.summarization import Summariser, load_summariser
-from conditional_adapters.tasks.metrics import score_labels, tally_labels
-from conditional_adapters.tasks.task import Columns, Prediction, Quality, TaskDefaults, TaskKind
+from conditional_adapters.toolkit.tasks._collate import pad_targets
+from conditional_adapters.toolkit.tasks.kinds.classification import TEXT_CLASSIFICATION
+from conditional_adapters.toolkit.tasks.kinds.summarization import Summariser, load_summariser
+from conditional_adapters.toolkit.tasks.metrics import score_labels, tally_labels
+from conditional_adapters.toolkit.tasks.task import (
+    Columns,
+    Prediction,
+    Quality,
+    TaskDefaults,
+    TaskKind,
+)
 
 if TYPE_CHECKING:
     import datasets

@@ -6,10 +6,10 @@ from pathlib import Path
 from torch import nn
 
 from conditional_adapters import ConditionalAdapterConfig, attach, count_parameters
-from conditional_adapters._sites import find_sites, head_names
-from conditional_adapters.assets import find_adapter
-from conditional_adapters.checkpoint import attach_pretrained
-from conditional_adapters.tasks.task import Task
+from conditional_adapters.checkpoint.save_load import attach_pretrained
+from conditional_adapters.model.structure import find_sites, head_names
+from conditional_adapters.toolkit.assets import find_adapter
+from conditional_adapters.toolkit.tasks.task import Task
 
 from ._config import OWN, Experiment, Row
 

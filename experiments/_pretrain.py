@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoModelForSeq2SeqLM
 
 from conditional_adapters import ConditionalAdapterConfig, attach, count_parameters, save_adapter
-from conditional_adapters.checkpoint import attach_pretrained
-from conditional_adapters.tasks.models import Backbone, load_backbone, save_backbone
+from conditional_adapters.checkpoint.save_load import attach_pretrained
+from conditional_adapters.toolkit.tasks.models import Backbone, load_backbone, save_backbone
 from conditional_adapters.training import (
     Distillation,
     PretrainingSettings,

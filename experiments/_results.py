@@ -7,7 +7,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from conditional_adapters._atomic import replace_text
+from conditional_adapters.checkpoint.atomic import replace_text
 
 from . import _config
 from ._config import Experiment

@@ -8,9 +8,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from conditional_adapters import FlopCount, estimate_flops, set_reduction_factor
-from conditional_adapters.tasks._collate import examples_of
-from conditional_adapters.tasks.inference import length_of, predict
-from conditional_adapters.tasks.task import Task
+from conditional_adapters.toolkit.tasks._collate import examples_of
+from conditional_adapters.toolkit.tasks.inference import length_of, predict
+from conditional_adapters.toolkit.tasks.task import Task
 from conditional_adapters.training import TrainingSettings, finetune
 
 from ._config import Experiment, Row

@@ -19,7 +19,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from conditional_adapters.tasks.kinds.classification import TEXT_CLASSIFICATION
+from conditional_adapters.toolkit.tasks.kinds.classification import TEXT_CLASSIFICATION
 from conditional_adapters.training import PretrainingSettings, SpanCorruption
 from conditional_adapters.training.pretrain import minimise
 

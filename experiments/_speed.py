@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from conditional_adapters import set_reduction_factor
-from conditional_adapters._sites import find_sites
 from conditional_adapters.analysis.timing import Timing, compile_module, time_interleaved
-from conditional_adapters.tasks.task import Task
+from conditional_adapters.model.structure import find_sites
+from conditional_adapters.toolkit.tasks.task import Task
 
 from ._config import Experiment, Row
 from ._data import load_data, timing_batch

@@ -15,7 +15,11 @@ from pathlib import Path
 import pandas as pd
 
 import conditional_adapters as ca
-from conditional_adapters.assets import bbc_news, load_packaged_model, load_packaged_tokenizer
+from conditional_adapters.toolkit.assets import (
+    bbc_news,
+    load_packaged_model,
+    load_packaged_tokenizer,
+)
 
 PAGES = ("quickstart", "peft", "choosing-r", "seeing-the-routing", "export")
 TOPICS = ("business", "sports", "tech")

@@ -16,7 +16,7 @@ import pytest
 from transformers.utils import logging as transformers_logging
 from xdist.scheduler import LoadScopeScheduling
 
-from conditional_adapters.assets import ASSETS
+from conditional_adapters.toolkit.assets import ASSETS
 
 # Files whose tests share something slow to make: a trained or exported model, a server, a site.
 SHARING = {

@@ -5,7 +5,11 @@ from transformers import BertConfig, BertLMHeadModel, GPT2Config, GPT2LMHeadMode
 from transformers.models.bert.modeling_bert import BertLayer
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import adapter_parameters, conditional_layers, get_attachment
+from conditional_adapters.model.attachment import (
+    adapter_parameters,
+    conditional_layers,
+    get_attachment,
+)
 from conditional_adapters.modules import ConditionalLayer
 from tests.tiny_models import TINY_MODELS, pad_text
 

@@ -13,8 +13,8 @@ from benchmarks._allocator import use_allocator
 from benchmarks._grid import Cell, estimate
 from benchmarks._report import RESULTS, ROOT, describe_run
 from conditional_adapters.analysis.timing import compile_module
-from conditional_adapters.tasks.bundle import save_task
-from conditional_adapters.tasks.models import load_classifier
+from conditional_adapters.toolkit.tasks.bundle import save_task
+from conditional_adapters.toolkit.tasks.models import load_classifier
 from scripts import _benchmark_tables as tables
 from scripts._encoder_tables import encoder_tables
 from scripts._gpu_table import gpu_tables

@@ -9,13 +9,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import conditional_adapters as ca
-from conditional_adapters import _adapter_files
-from conditional_adapters._attachment import (
+from conditional_adapters.checkpoint import files
+from conditional_adapters.checkpoint.save_load import set_saved_reduction_factor
+from conditional_adapters.model.attachment import (
     adapter_parameters,
     conditional_layers,
     get_attachment,
 )
-from conditional_adapters.checkpoint import set_saved_reduction_factor
 from tests.tiny_models import TINY_MODELS
 
 CONFIG = ca.ConditionalAdapterConfig(reduction_factor=3, adapter_dim=5)
@@ -55,9 +55,7 @@ def rewrite(directory, change) -> None:
 
 
 def test_the_files_are_laid_out_as_peft_lays_them_out(saved) -> None:
-    assert set(os.listdir(saved)) == {
-        *("README.md", "adapter_config.json", "adapter_model.safetensors")
-    }
+    assert set(os.listdir(saved)) == {"adapter_config.json", "adapter_model.safetensors"}
     names = set(load_file(saved / "adapter_model.safetensors"))
     layer = "base_model.model.bert.encoder.layer.0."
     assert f"{layer}coda_adapters.router.weight" in names
@@ -219,9 +217,7 @@ def test_a_save_killed_at_any_rename_leaves_one_whole_adapter(saved, monkeypatch
             with pytest.warns(UserWarning, match="belongs to an earlier save"):
                 ca.load_adapter(model, saved)
         assert same(values(model), expected)
-    assert set(os.listdir(saved)) == {
-        *("README.md", "adapter_config.json", "adapter_model.safetensors")
-    }
+    assert set(os.listdir(saved)) == {"adapter_config.json", "adapter_model.safetensors"}
 
 
 def test_a_save_that_fails_while_writing_leaves_the_old_adapter(saved, monkeypatch) -> None:
@@ -229,12 +225,10 @@ def test_a_save_that_fails_while_writing_leaves_the_old_adapter(saved, monkeypat
         path.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("conditional_adapters._adapter_files.save_file", disk_full)
+    monkeypatch.setattr("conditional_adapters.checkpoint.files.save_file", disk_full)
     with pytest.raises(OSError, match="no space"):
         ca.save_adapter(trained_bert(seed=1), saved)
-    assert set(os.listdir(saved)) == {
-        *("README.md", "adapter_config.json", "adapter_model.safetensors")
-    }
+    assert set(os.listdir(saved)) == {"adapter_config.json", "adapter_model.safetensors"}
     model = TINY_MODELS["bert"].build("sdpa")
     ca.load_adapter(model, saved)
     assert same(values(model), values(trained_bert()))
@@ -283,7 +277,7 @@ def test_a_killed_change_of_the_factor_leaves_an_adapter(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_adapter_files, killed_at, killed)
+        patch.setattr(files, killed_at, killed)
         with pytest.raises(KeyboardInterrupt):
             set_saved_reduction_factor(saved, 8)
     model = TINY_MODELS["bert"].build("sdpa")

@@ -12,8 +12,8 @@ import conditional_adapters as ca
 from benchmarks._gpu_cells import capture
 from benchmarks._gpu_observations import synchronisations
 from conditional_adapters import ops
-from conditional_adapters._attachment import adapter_parameters
-from conditional_adapters._sites import find_sites
+from conditional_adapters.model.attachment import adapter_parameters
+from conditional_adapters.model.structure import find_sites
 from tests.contracts.test_architectures import answer, logits_of, make_conditional
 from tests.test_mixed_batches import DIFFERENT
 from tests.test_mixed_batches import make as make_mixed

@@ -3,7 +3,7 @@
 import pytest
 
 import conditional_adapters as ca
-from conditional_adapters.tasks.bundle import save_task
+from conditional_adapters.toolkit.tasks.bundle import save_task
 from tests.tasks.test_tuning import text_rows
 from tests.tasks.tiny_classifiers import LABELS, save_with_base, text_classifier
 from tests.tasks.tiny_whisper import recogniser, write_tone

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import adapter_parameters
+from conditional_adapters.model.attachment import adapter_parameters
 from conditional_adapters.modules import ConditionalLayer, conditional_layer, sequence
 from tests.tiny_models import TINY_MODELS
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import adapter_parameters, conditional_layers
+from conditional_adapters.model.attachment import adapter_parameters, conditional_layers
 from conditional_adapters.modules import ConditionalLayer
 from tests.contracts.test_architectures import logits_of, states_of
 from tests.tiny_models import TINY_MODELS

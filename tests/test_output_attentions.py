@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import conditional_layers
+from conditional_adapters.model.attachment import conditional_layers
 from tests.tiny_models import HEADS, TINY_MODELS
 
 

@@ -4,7 +4,11 @@ import pytest
 import torch
 
 import conditional_adapters as ca
-from conditional_adapters.assets import bbc_news, load_packaged_model, load_packaged_tokenizer
+from conditional_adapters.toolkit.assets import (
+    bbc_news,
+    load_packaged_model,
+    load_packaged_tokenizer,
+)
 
 MODELS = ["minilm", "dinov2", "whisper"]
 

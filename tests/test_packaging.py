@@ -88,7 +88,7 @@ def test_the_wheel_runs_without_the_repository(built, tmp_path) -> None:
     code = (
         "import sys; sys.path.insert(0, 'site')\n"
         "import conditional_adapters as ca, torch\n"
-        "from conditional_adapters.assets import find_adapter\n"
+        "from conditional_adapters.toolkit.assets import find_adapter\n"
         "from transformers import BertConfig, BertModel\n"
         "model = BertModel(BertConfig(num_hidden_layers=1))\n"
         "ca.save_adapter(ca.attach(model), 'adapter')\n"

@@ -18,7 +18,7 @@ from benchmarks._products import OperatorObserver
 from conditional_adapters.analysis.timing import compile_module
 from conditional_adapters.modules import packed as packed_modules
 from conditional_adapters.modules.adapter import ParallelAdapter
-from conditional_adapters.modules.packed import PackedAdapter, PackedModule
+from conditional_adapters.prepacking.modules import PackedAdapter, PackedModule
 from tests.contracts.test_architectures import logits_of, make_conditional
 from tests.test_dense_below import CASES
 from tests.tiny_models import TINY_MODELS

@@ -1,6 +1,8 @@
 import ast
+import importlib
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,6 @@ PUBLIC = [
     "count_parameters",
     "detach",
     "estimate_flops",
-    "keep_adapter_guards_unsafe",
     "load_adapter",
     "measure_speed",
     "pack_weights",
@@ -47,59 +48,70 @@ PUBLIC = [
     "supported_architectures",
     "unpack_weights",
 ]
-# Each part of the package may import only parts that come before it.
-LAYERS = [
-    {"_version", "errors", "_atomic"},
-    {"ops", "kernels"},
-    {"modules"},
-    {"compilation", "packing"},
-    {"config"},
-    {"architectures"},
-    {"_sites"},
-    {"_model_kind"},
-    {"_attachment"},
-    {"_mixed"},
-    {"_build"},
-    {"attach"},
-    {"_adapter_files"},
-    {"_measurements"},
-    {"_model_card"},
-    {"hub"},
-    {"checkpoint"},
-    {"assets"},
-    {"analysis", "visualisation"},
-    {"integrations"},
-    {"tasks"},
-    {"training"},
-    {"demo"},
-    {"cli"},
+# A part may import those before it, and itself. "toolkit" is apart: the library does not import it.
+ORDER = [
+    "errors",
+    "_version",
+    "kernels",
+    "ops",
+    "modules",
+    "config",
+    "architectures",
+    "model",
+    "prepacking",
+    "checkpoint",
+    "hub",
+    "analysis",
+    "training",
+    "integrations",
+    "toolkit",
 ]
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 
 def test_the_public_names_are_the_documented_ones() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     names = {a.asname for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names}
-    assert names - {"__version__"} == set(PUBLIC)
+    assert names - {"__version__", "_keep_former_paths"} == set(PUBLIC)
     assert all(getattr(ca, name).__doc__ for name in PUBLIC)
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
-def test_imports_point_one_way(path: Path) -> None:
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    if parts == ("__init__",):
-        return
-    own = RANK[parts[0]]
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = list(parts[: len(parts) - node.level])
-            module = (node.module or "").split(".") if node.module else []
-            targets = [base + module] if base + module else [[a.name] for a in node.names]
-            for target in targets:
-                assert RANK[target[0]] <= own, f"{path.name} imports {'.'.join(target)}"
-        if isinstance(node, ast.ImportFrom) and not node.level and parts[0] in ("ops",):
-            root = (node.module or "").split(".")[0]
-            assert root in {"torch", "jaxtyping", "typing", "types", "collections"}, root
+def imports() -> dict[str, set[str]]:
+    """The modules of the package that each of its modules imports, even if for types alone."""
+    graph: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        package = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(package[:-1] if package[-1] == "__init__" else package)
+        graph[name] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = [*package[: len(package) - node.level], *filter(None, [node.module])]
+                graph[name].add(".".join(base))
+                graph[name] |= {".".join([*base, alias.name]) for alias in node.names}
+    return {name: targets & graph.keys() - {name} for name, targets in graph.items()}
+
+
+def test_imports_point_one_way() -> None:
+    graph = imports()
+    assert len(graph) > 150
+    del graph[""]  # the public names
+    for name, targets in graph.items():
+        own = ORDER.index(name.partition(".")[0])
+        assert all(ORDER.index(target.partition(".")[0]) <= own for target in targets), name
+    TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_operators_import_torch_alone() -> None:
+    for path in (PACKAGE / "ops").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                root = str(node.module).partition(".")[0]
+                assert root in {"torch", "jaxtyping", "typing", "types", "collections"}, path
+
+
+def test_former_import_paths_still_work() -> None:
+    with pytest.warns(DeprecationWarning, match="has moved to conditional_adapters.toolkit"):
+        former = importlib.import_module("conditional_adapters.tasks.task")
+    assert former is importlib.import_module("conditional_adapters.toolkit.tasks.task")
 
 
 def test_importing_is_quiet_and_touches_no_device() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 from transformers import BertConfig, BertModel
 
-from conditional_adapters.cli.main import app
+from conditional_adapters.toolkit.cli.main import app
 from tests.tiny_models import TINY_MODELS
 
 ROOT = Path(__file__).parent.parent

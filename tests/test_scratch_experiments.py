@@ -9,7 +9,7 @@ import yaml
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from conditional_adapters.tasks.inference import predict
+from conditional_adapters.toolkit.tasks.inference import predict
 from conditional_adapters.training import SpanCorruption
 from conditional_adapters.training.objectives import own_loss
 from experiments import __main__ as command

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import typer
 
-from conditional_adapters.cli.main import app
-from conditional_adapters.tasks._sources import _PACKAGED_OPENERS
-from conditional_adapters.tasks.kinds import TASKS
+from conditional_adapters.toolkit.cli.main import app
+from conditional_adapters.toolkit.tasks._sources import _PACKAGED_OPENERS
+from conditional_adapters.toolkit.tasks.kinds import TASKS
 
 TEXT = (Path(__file__).parent.parent / "docs/tasks.md").read_text()
 COMMANDS = typer.main.get_command(app).commands

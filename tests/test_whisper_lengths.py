@@ -12,7 +12,7 @@ from transformers import (
 )
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import conditional_layers
+from conditional_adapters.model.attachment import conditional_layers
 from tests.tiny_models import TINY_MODELS
 from tests.tiny_models.speech import WHISPER
 

@@ -20,17 +20,9 @@ from .analysis import record_routing as record_routing
 from .architectures import ArchitectureSpec as ArchitectureSpec
 from .architectures import register_architecture as register_architecture
 from .architectures import supported_architectures as supported_architectures
-from .attach import add_adapter as add_adapter
-from .attach import attach as attach
-from .attach import detach as detach
-from .attach import remove_adapter as remove_adapter
-from .attach import set_adapter as set_adapter
-from .attach import set_dense_below as set_dense_below
-from .attach import set_reduction_factor as set_reduction_factor
 from .checkpoint import load_adapter as load_adapter
 from .checkpoint import read_adapter_config as read_adapter_config
 from .checkpoint import save_adapter as save_adapter
-from .compilation import keep_adapter_guards_unsafe as keep_adapter_guards_unsafe
 from .config import ConditionalAdapterConfig as ConditionalAdapterConfig
 from .errors import AssetError as AssetError
 from .errors import AttachmentError as AttachmentError
@@ -41,8 +33,18 @@ from .errors import DataError as DataError
 from .errors import RoutingError as RoutingError
 from .errors import UnsupportedArchitectureError as UnsupportedArchitectureError
 from .hub import push_to_hub as push_to_hub
+from .model.attach import add_adapter as add_adapter
+from .model.attach import attach as attach
+from .model.attach import detach as detach
+from .model.attach import remove_adapter as remove_adapter
+from .model.attach import set_adapter as set_adapter
+from .model.attach import set_dense_below as set_dense_below
+from .model.attach import set_reduction_factor as set_reduction_factor
 from .modules import RoutingDecision as RoutingDecision
 from .modules import TokenAxis as TokenAxis
 from .ops import soft_topk as soft_topk
-from .packing import pack_weights as pack_weights
-from .packing import unpack_weights as unpack_weights
+from .prepacking.weights import pack_weights as pack_weights
+from .prepacking.weights import unpack_weights as unpack_weights
+from .toolkit import keep_former_paths as _keep_former_paths
+
+_keep_former_paths()

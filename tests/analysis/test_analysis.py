@@ -9,9 +9,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import adapter_parameters
 from conditional_adapters.analysis.flops import count_flops
 from conditional_adapters.analysis.timing import Timing, time_interleaved
+from conditional_adapters.model.attachment import adapter_parameters
 from tests.tiny_models import HIDDEN, LAYERS, TINY_MODELS, pad_text
 
 DIM, SEQ, BATCH, INNER, CLASSES = 5, 24, 2, 48, 3

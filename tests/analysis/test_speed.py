@@ -5,8 +5,8 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import get_attachment
 from conditional_adapters.analysis import speed
+from conditional_adapters.model.attachment import get_attachment
 from tests.tiny_models import TINY_MODELS
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conditional_adapters.assets import ASSETS
+from conditional_adapters.toolkit.assets import ASSETS
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import conditional_adapters as ca
-from conditional_adapters.assets import (
+from conditional_adapters.checkpoint.save_load import attach_pretrained
+from conditional_adapters.toolkit.assets import (
     bbc_news,
     fashion_mnist,
     find_adapter,
@@ -16,8 +17,7 @@ from conditional_adapters.assets import (
     packaged_adapter_names,
     telephone_prompts,
 )
-from conditional_adapters.checkpoint import attach_pretrained
-from conditional_adapters.tasks._audio import decode_audio
+from conditional_adapters.toolkit.tasks._audio import decode_audio
 from conditional_adapters.training.objectives import encoder_states, relative_error
 
 BASES = {"dinov2-elastic": "dinov2", "minilm-elastic": "minilm", "whisper-elastic": "whisper"}

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from conditional_adapters.assets import (
+from conditional_adapters.errors import AssetError
+from conditional_adapters.toolkit.assets import (
     ASSETS,
     bbc_news,
     fashion_mnist,
     load_packaged_model,
     load_packaged_tokenizer,
 )
-from conditional_adapters.assets import _catalogue as catalogue
-from conditional_adapters.errors import AssetError
+from conditional_adapters.toolkit.assets import _catalogue as catalogue
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(set(ASSETS) - {"bbc_news", "prompts/recordings"})

@@ -5,8 +5,8 @@ import struct
 import numpy as np
 import pytest
 
-from conditional_adapters.assets._ctranslate2 import read_variables
 from conditional_adapters.errors import AssetError
+from conditional_adapters.toolkit.assets._ctranslate2 import read_variables
 
 
 def text(value: str) -> bytes:

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conditional_adapters.assets import (
+from conditional_adapters.errors import AssetError, ConfigError
+from conditional_adapters.toolkit.assets import (
     ASSETS,
     FASHION_MNIST_CLASSES,
     bbc_news,
     fashion_mnist,
     newsgroups,
 )
-from conditional_adapters.assets._catalogue import locate
-from conditional_adapters.errors import AssetError, ConfigError
+from conditional_adapters.toolkit.assets._catalogue import locate
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification, Dinov2Model
 
-from conditional_adapters.assets import load_packaged_image_processor, load_packaged_model
-from conditional_adapters.assets._catalogue import verified_path
-from conditional_adapters.assets._dinov2 import onnx_to_state_dict
 from conditional_adapters.errors import AssetError
+from conditional_adapters.toolkit.assets import load_packaged_image_processor, load_packaged_model
+from conditional_adapters.toolkit.assets._catalogue import verified_path
+from conditional_adapters.toolkit.assets._dinov2 import onnx_to_state_dict
 
 # Names in the graph: the output of each of the 12 layers, and of the last norm.
 GRAPH_OUTPUTS = [f"/backbone/encoder/layer.{i}/Add_1_output_0" for i in range(12)]

@@ -9,15 +9,15 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModel, AutoModelForSequenceClassification, BertModel
 
-from conditional_adapters.assets import (
+from conditional_adapters.errors import AssetError
+from conditional_adapters.toolkit.assets import (
     ASSETS,
     bbc_news,
     load_packaged_model,
     load_packaged_tokenizer,
     packaged_model_names,
 )
-from conditional_adapters.assets._catalogue import verified_path
-from conditional_adapters.errors import AssetError
+from conditional_adapters.toolkit.assets._catalogue import verified_path
 
 SENTENCES = ["The cat sits on the mat.", "A cat rests upon a rug.", "Interest rates rose again."]
 

@@ -18,8 +18,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from conditional_adapters.assets._pretrained import Pretrained, build, configure
 from conditional_adapters.errors import AssetError, ConfigError
+from conditional_adapters.toolkit.assets._pretrained import Pretrained, build, configure
 
 CONFIG = BertConfig(
     vocab_size=11,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from conditional_adapters.assets import ASSETS, telephone_prompts
 from conditional_adapters.errors import AssetError
+from conditional_adapters.toolkit.assets import ASSETS, telephone_prompts
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_recordings_are_those_of_the_files(prompts):
 def test_a_changed_recording_is_refused(prompts, monkeypatch, tmp_path):
     from dataclasses import replace
 
-    from conditional_adapters.assets import _catalogue
+    from conditional_adapters.toolkit.assets import _catalogue
 
     (tmp_path / "en_US_f_Allison").mkdir()
     (tmp_path / "en_US_f_Allison/beep.wav").write_bytes(b"RIFF")

@@ -11,15 +11,15 @@ import torch
 from scipy import signal
 from transformers import WhisperForConditionalGeneration, WhisperModel
 
-from conditional_adapters.assets import (
+from conditional_adapters.errors import AssetError
+from conditional_adapters.toolkit.assets import (
     load_packaged_feature_extractor,
     load_packaged_model,
     load_packaged_tokenizer,
 )
-from conditional_adapters.assets._catalogue import verified_path
-from conditional_adapters.assets._ctranslate2 import read_variables
-from conditional_adapters.assets._whisper import variables_to_state_dict
-from conditional_adapters.errors import AssetError
+from conditional_adapters.toolkit.assets._catalogue import verified_path
+from conditional_adapters.toolkit.assets._ctranslate2 import read_variables
+from conditional_adapters.toolkit.assets._whisper import variables_to_state_dict
 
 # Made once with CTranslate2 4.8.5 on the same model.bin:
 #   model = ctranslate2.models.Whisper(folder, device="cpu", compute_type="float32")

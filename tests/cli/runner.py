@@ -2,7 +2,7 @@
 
 from typer.testing import CliRunner
 
-from conditional_adapters.cli.main import app
+from conditional_adapters.toolkit.cli.main import app
 
 
 def run(*arguments: object, expect: type[Exception] | None = None):

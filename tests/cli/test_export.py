@@ -9,8 +9,8 @@ from transformers import AutoTokenizer
 
 import conditional_adapters as ca
 from conditional_adapters.integrations.onnx import read_metadata, run_onnx
-from conditional_adapters.tasks.bundle import load_trained_classifier, save_task
-from conditional_adapters.tasks.models import load_classifier
+from conditional_adapters.toolkit.tasks.bundle import load_trained_classifier, save_task
+from conditional_adapters.toolkit.tasks.models import load_classifier
 from tests.cli.runner import run
 from tests.tiny_bert import word_tokenizer, write_bert
 

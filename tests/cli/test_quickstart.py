@@ -9,8 +9,8 @@ import torch
 from matplotlib import image
 
 from conditional_adapters import load_adapter, read_adapter_config
-from conditional_adapters.cli import quickstart
-from conditional_adapters.tasks.bundle import load_trained_classifier
+from conditional_adapters.toolkit.cli import quickstart
+from conditional_adapters.toolkit.tasks.bundle import load_trained_classifier
 from tests.cli.runner import run
 
 

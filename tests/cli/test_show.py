@@ -10,9 +10,9 @@ from datasets import Dataset
 from matplotlib import image
 
 import conditional_adapters as ca
-from conditional_adapters.tasks.bundle import load_trained_task, save_task
-from conditional_adapters.tasks.inference import predict
-from conditional_adapters.tasks.kinds import find_task
+from conditional_adapters.toolkit.tasks.bundle import load_trained_task, save_task
+from conditional_adapters.toolkit.tasks.inference import predict
+from conditional_adapters.toolkit.tasks.kinds import find_task
 from tests.cli.runner import run
 from tests.tasks.tiny_classifiers import (
     LABELS,

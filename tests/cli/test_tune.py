@@ -8,9 +8,9 @@ import pytest
 from matplotlib import image
 
 import conditional_adapters as ca
-from conditional_adapters._measurements import read_measurements
-from conditional_adapters.cli.tune import _verdict
-from conditional_adapters.tasks.bundle import load_trained_classifier, save_task
+from conditional_adapters.hub.measurements import read_measurements
+from conditional_adapters.toolkit.cli.tune import _verdict
+from conditional_adapters.toolkit.tasks.bundle import load_trained_classifier, save_task
 from tests.cli.runner import run
 from tests.tasks.test_tuning import curve_of, text_rows
 from tests.tasks.tiny_classifiers import LABELS, save_with_base, text_classifier
@@ -83,7 +83,7 @@ def test_the_chosen_factor_is_written_and_used(folder) -> None:
 
 
 def test_it_is_said_when_no_factor_qualifies_and_nothing_is_written(folder, monkeypatch) -> None:
-    from conditional_adapters.tasks.tuning import FactorCurve
+    from conditional_adapters.toolkit.tasks.tuning import FactorCurve
 
     monkeypatch.setattr(FactorCurve, "choose", lambda self, max_drop: None)
     before = files_of(folder)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import adapter_parameters, conditional_layers
-from conditional_adapters._sites import find_sites
+from conditional_adapters.model.attachment import adapter_parameters, conditional_layers
+from conditional_adapters.model.structure import find_sites
 from conditional_adapters.modules import ConditionalLayer
 from tests.tiny_models import TINY_MODELS, TinyModel
 

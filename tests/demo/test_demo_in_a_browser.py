@@ -10,7 +10,7 @@ import pytest
 from playwright import sync_api
 from playwright.sync_api import expect
 
-from conditional_adapters.demo import Demonstration, build_app, serve
+from conditional_adapters.toolkit.demo import Demonstration, build_app, serve
 from tests.tasks.tiny_classifiers import image_classifier, text_classifier
 
 pytest.importorskip("gradio", reason="no gradio: pip install 'conditional-adapters[demo]'")

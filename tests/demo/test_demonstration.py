@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import conditional_layers
-from conditional_adapters.demo import Demonstration
-from conditional_adapters.tasks.kinds import find_task
+from conditional_adapters.model.attachment import conditional_layers
+from conditional_adapters.toolkit.demo import Demonstration
+from conditional_adapters.toolkit.tasks.kinds import find_task
 from tests.cli.runner import run
 from tests.tasks.tiny_classifiers import LABELS, image_classifier, text_classifier
 from tests.tasks.tiny_whisper import write_tone, write_whisper

@@ -9,8 +9,8 @@ import torch
 from huggingface_hub import ModelCard, constants
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import adapter_parameters
-from conditional_adapters._model_card import is_generated
+from conditional_adapters.hub.model_card import is_generated
+from conditional_adapters.model.attachment import adapter_parameters
 from conditional_adapters.training import attach_pretrained
 from tests.cli.runner import run
 from tests.hub.local_hub import commit_id

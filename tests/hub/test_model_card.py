@@ -11,10 +11,10 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import adapter_parameters
-from conditional_adapters._measurements import Measurement, read_measurements
-from conditional_adapters._model_card import is_generated, record_measurements, write_model_card
-from conditional_adapters.checkpoint import set_saved_reduction_factor
+from conditional_adapters.checkpoint.save_load import set_saved_reduction_factor
+from conditional_adapters.hub.measurements import Measurement, read_measurements
+from conditional_adapters.hub.model_card import is_generated, record_measurements, write_model_card
+from conditional_adapters.model.attachment import adapter_parameters
 from tests.cli.runner import run
 from tests.tasks.tiny_classifiers import image_classifier, save_with_base, text_classifier
 from tests.tiny_models._builder import ENCODER
@@ -54,7 +54,7 @@ def test_the_snippet_loads_an_adapter_without_a_task(name, task, tmp_path, monke
     with torch.no_grad():
         for _, parameter in adapter_parameters(model, "default"):
             parameter.normal_(std=0.3)
-    ca.save_adapter(model, "adapters/mine")
+    write_model_card(ca.save_adapter(model, "adapters/mine"))
     scope: dict = {}
     exec(snippet(Path("adapters/mine"), "python"), scope)
     ids = torch.arange(9)[None]
@@ -86,6 +86,7 @@ def test_the_card_says_what_the_files_say(tmp_path) -> None:
     classifier = text_classifier((4, 2, 8), attention_mode="k_to_all")
     classifier.model.config.name_or_path = "some-one/base"
     directory = ca.save_adapter(classifier.model, tmp_path / "mine")
+    write_model_card(directory)
     card = ModelCard.load(directory / "README.md")
     assert card.data.base_model == "some-one/base"
     assert card.data.to_dict()["base_model_relation"] == "adapter"
@@ -100,6 +101,7 @@ def test_the_card_says_what_the_files_say(tmp_path) -> None:
         assert line in card.text
     assert "Nothing yet" in card.text
     set_saved_reduction_factor(directory, 8)
+    write_model_card(directory)
     assert (
         "| r, tokens per processed token | 8; trained at 2, 4, 8 |"
         in (directory / "README.md").read_text()
@@ -145,27 +147,30 @@ def test_measured_figures_are_those_of_the_commands(tmp_path, monkeypatch) -> No
 def test_figures_are_forgotten_when_the_adapter_changes_and_only_then(tmp_path) -> None:
     model = text_classifier().model
     directory = ca.save_adapter(model, tmp_path / "mine")
+    write_model_card(directory)
     first = Measurement(**FACT, reduction_factor=2)
     record_measurements(directory, [first, Measurement(**FACT, reduction_factor=4)])
     again = Measurement(**{**FACT, "metrics": {"accuracy": 0.5}}, reduction_factor=4)
     record_measurements(directory, [again])
     set_saved_reduction_factor(directory, 4)
-    ca.save_adapter(model, directory)
+    write_model_card(directory)
+    write_model_card(ca.save_adapter(model, directory))
     assert read_measurements(directory) == (first, again)
     assert "| x.csv | 8 | 4 | 50.00% |" in (directory / "README.md").read_text()
     with torch.no_grad():
         next(p for _, p in adapter_parameters(model, "default")).add_(1)
-    ca.save_adapter(model, directory)
+    write_model_card(ca.save_adapter(model, directory))
     assert read_measurements(directory) == ()
     assert "Nothing yet" in (directory / "README.md").read_text()
     (directory / "measurements.json").write_text("{")
     with pytest.warns(UserWarning, match=r"measurements.json is damaged and ignored"):
-        ca.save_adapter(model, directory)
+        write_model_card(ca.save_adapter(model, directory))
 
 
 def test_a_card_that_somebody_edited_is_left_alone(tmp_path) -> None:
     model = text_classifier().model
     directory = ca.save_adapter(model, tmp_path / "mine")
+    write_model_card(directory)
     card = directory / "README.md"
     generated = card.read_text()
     assert is_generated(generated)
@@ -173,8 +178,8 @@ def test_a_card_that_somebody_edited_is_left_alone(tmp_path) -> None:
     assert write_model_card(directory)
     for edited in ("", "# Mine\n", generated.replace("# mine", "# Mine"), generated + "More.\n"):
         card.write_text(edited)
-        ca.save_adapter(model, directory)
+        write_model_card(ca.save_adapter(model, directory))
         assert card.read_text() == edited
     card.unlink()
-    ca.save_adapter(model, directory)
+    write_model_card(ca.save_adapter(model, directory))
     assert card.read_text() == generated

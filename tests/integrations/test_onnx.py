@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import adapter_parameters, conditional_layers
-from conditional_adapters.assets import load_packaged_model
 from conditional_adapters.integrations.export import export_program, make_sample_inputs
 from conditional_adapters.integrations.onnx import (
     export_onnx,
@@ -25,7 +23,9 @@ from conditional_adapters.integrations.onnx import (
     read_metadata,
     run_onnx,
 )
+from conditional_adapters.model.attachment import adapter_parameters, conditional_layers
 from conditional_adapters.ops import prefix_mask, select_tokens, token_budget
+from conditional_adapters.toolkit.assets import load_packaged_model
 from tests.tiny_models import TINY_MODELS
 
 # Exporting traces the model, which checks of shapes would take part in.

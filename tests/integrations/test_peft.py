@@ -29,10 +29,10 @@ from transformers import (
 )
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import adapter_parameters, get_attachment
 from conditional_adapters.integrations import _peft_modules
 from conditional_adapters.integrations import peft as integration
 from conditional_adapters.integrations.peft import ConditionalAdapterPeftConfig, register
+from conditional_adapters.model.attachment import adapter_parameters, get_attachment
 from tests.integrations.versions import needs_add_adapter
 from tests.tiny_models import LAYERS, TINY_MODELS
 

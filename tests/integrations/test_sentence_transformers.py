@@ -10,8 +10,8 @@ import sentence_transformers
 import torch
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import adapter_parameters
 from conditional_adapters.integrations.peft import ConditionalAdapterPeftConfig
+from conditional_adapters.model.attachment import adapter_parameters
 from tests.integrations.versions import needs_add_adapter
 from tests.tasks.tiny_text import write_bert
 

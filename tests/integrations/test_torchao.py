@@ -6,8 +6,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import adapter_parameters, conditional_layers
-from conditional_adapters.assets import find_adapter, load_packaged_model
+from conditional_adapters.model.attachment import adapter_parameters, conditional_layers
+from conditional_adapters.toolkit.assets import find_adapter, load_packaged_model
 from tests.contracts.test_architectures import logits_of, make_conditional
 from tests.tiny_models import TINY_MODELS
 

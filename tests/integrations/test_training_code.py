@@ -19,7 +19,7 @@ from transformers import (
 )
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import adapter_parameters
+from conditional_adapters.model.attachment import adapter_parameters
 from tests.tasks.tiny_whisper import write_whisper
 from tests.test_docs_pages import HUB_NAMES
 from tests.test_readme import snippets

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import conditional_adapters as ca
 from conditional_adapters import ops
-from conditional_adapters._attachment import adapter_parameters
-from conditional_adapters._sites import find_sites
+from conditional_adapters.model.attachment import adapter_parameters
+from conditional_adapters.model.structure import find_sites
 from tests.tiny_models import TINY_MODELS
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install triton (Linux only)")

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import conditional_layers, get_attachment
+from conditional_adapters.model.attachment import conditional_layers, get_attachment
 from conditional_adapters.modules import SequenceContext
 from conditional_adapters.modules.sequence import CONTEXT_ARGUMENT
 from tests.tiny_models import TINY_MODELS

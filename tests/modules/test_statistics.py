@@ -9,7 +9,7 @@ import transformers as hf
 from torch import nn
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import conditional_layers
+from conditional_adapters.model.attachment import conditional_layers
 from tests.tiny_models import TINY_MODELS
 from tests.tiny_models.wav2vec2 import WAVEFORM
 

@@ -8,7 +8,7 @@ import datasets
 import pandas
 import PIL.Image
 
-from conditional_adapters.tasks.data import DataSpec, load_rows
+from conditional_adapters.toolkit.tasks.data import DataSpec, load_rows
 
 TEXTS = [
     "good, really",

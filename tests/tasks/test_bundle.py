@@ -5,14 +5,15 @@ import json
 import pytest
 
 import conditional_adapters as ca
-from conditional_adapters.tasks.bundle import (
+from conditional_adapters.model.attachment import conditional_layers
+from conditional_adapters.toolkit.tasks.bundle import (
     load_trained_classifier,
     load_trained_task,
     read_task,
     save_task,
 )
-from conditional_adapters.tasks.kinds import TASKS, find_task
-from conditional_adapters.tasks.models import Classifier
+from conditional_adapters.toolkit.tasks.kinds import TASKS, find_task
+from conditional_adapters.toolkit.tasks.models import Classifier
 from tests.tasks.tiny_text import write_bert
 
 
@@ -44,7 +45,7 @@ def test_a_trained_task_comes_back_as_it_was(tmp_path, name) -> None:
     directory = saved(tmp_path, name, labels)
     task = load_trained_task(directory, reduction_factor=4)
     assert (task.name, task.labels, task.max_length) == (name, tuple(labels), 20)
-    layers = ca._attachment.conditional_layers(task.model)
+    layers = conditional_layers(task.model)
     assert {layer.coda_part("default").reduction_factor for layer in layers} == {4.0}
     with pytest.raises(ca.CheckpointError, match=f"an adapter for {name}, and a classifier is"):
         load_trained_classifier(directory)

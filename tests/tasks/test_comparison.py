@@ -8,10 +8,10 @@ import pytest
 from seqeval.metrics import f1_score
 
 import conditional_adapters as ca
-from conditional_adapters.tasks.comparison import ratio_difference_interval, ratio_of_sums
-from conditional_adapters.tasks.kinds import find_task
-from conditional_adapters.tasks.kinds.speech_recognition import SpeechRecogniser
-from conditional_adapters.tasks.kinds.token_classification import TokenClassifier
+from conditional_adapters.toolkit.tasks.comparison import ratio_difference_interval, ratio_of_sums
+from conditional_adapters.toolkit.tasks.kinds import find_task
+from conditional_adapters.toolkit.tasks.kinds.speech_recognition import SpeechRecogniser
+from conditional_adapters.toolkit.tasks.kinds.token_classification import TokenClassifier
 
 
 def some(words, rng, *, longest=9):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from conditional_adapters.tasks import inference
-from conditional_adapters.tasks.inference import batches_by_length, predict_scores
+from conditional_adapters.toolkit.tasks import inference
+from conditional_adapters.toolkit.tasks.inference import batches_by_length, predict_scores
 from tests.tasks.tiny_classifiers import image_classifier, text_classifier
 
 TEXTS = [

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from conditional_adapters.tasks.metrics import (
+from conditional_adapters.toolkit.tasks.metrics import (
     accuracy_interval,
     classification_metrics,
     compare_accuracy,

@@ -16,8 +16,8 @@ from conditional_adapters import (
     UnsupportedArchitectureError,
     attach,
 )
-from conditional_adapters.tasks.bundle import load_trained_classifier, save_task
-from conditional_adapters.tasks.models import load_classifier, modality_of
+from conditional_adapters.toolkit.tasks.bundle import load_trained_classifier, save_task
+from conditional_adapters.toolkit.tasks.models import load_classifier, modality_of
 
 
 @pytest.fixture

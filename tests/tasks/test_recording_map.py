@@ -5,11 +5,11 @@ import pytest
 import torch
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import conditional_layers
-from conditional_adapters._sites import find_sites
-from conditional_adapters.tasks._collate import examples_of
-from conditional_adapters.tasks.recording_map import route_recordings
-from conditional_adapters.visualisation import plot_patch_map
+from conditional_adapters.model.attachment import conditional_layers
+from conditional_adapters.model.structure import find_sites
+from conditional_adapters.toolkit.tasks._collate import examples_of
+from conditional_adapters.toolkit.tasks.recording_map import route_recordings
+from conditional_adapters.toolkit.visualisation import plot_patch_map
 from tests.tasks.tiny_whisper import recogniser, write_tone
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import conditional_layers
-from conditional_adapters.tasks.routing_map import route_rows
+from conditional_adapters.model.attachment import conditional_layers
+from conditional_adapters.toolkit.tasks.routing_map import route_rows
 from tests.tasks.tiny_classifiers import LABELS, image_classifier, text_classifier
 
 TEXTS = ["w1 w2  w3\nw4 unknown w5 w6 w7 w8", " ".join(f"w{i % 40}" for i in range(50))]

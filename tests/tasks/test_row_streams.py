@@ -6,7 +6,7 @@ import PIL.Image
 import pytest
 
 from conditional_adapters.errors import DataError
-from conditional_adapters.tasks.data import DataSpec, load_rows, stream_rows
+from conditional_adapters.toolkit.tasks.data import DataSpec, load_rows, stream_rows
 from tests.tasks.data_files import FORMATS, TEXTS
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from conditional_adapters.errors import ConfigError, DataError
-from conditional_adapters.tasks.data import DataSpec
+from conditional_adapters.toolkit.tasks.data import DataSpec
 from tests.tasks.data_files import (
     FORMATS,
     load_images,

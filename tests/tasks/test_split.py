@@ -10,7 +10,7 @@ import pytest
 from sklearn.model_selection import StratifiedShuffleSplit
 
 from conditional_adapters.errors import ConfigError, DataError
-from conditional_adapters.tasks.data import DataSpec, load_rows, split_train_test
+from conditional_adapters.toolkit.tasks.data import DataSpec, load_rows, split_train_test
 
 SIZES = {"a": 203, "b": 97, "c": 31, "d": 2}
 

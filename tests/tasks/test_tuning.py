@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import conditional_layers
-from conditional_adapters.tasks import tuning
-from conditional_adapters.tasks.inference import predict
-from conditional_adapters.tasks.kinds import find_task
-from conditional_adapters.tasks.models import Classifier
-from conditional_adapters.tasks.task import Quality
-from conditional_adapters.tasks.tuning import (
+from conditional_adapters.model.attachment import conditional_layers
+from conditional_adapters.toolkit.tasks import tuning
+from conditional_adapters.toolkit.tasks.inference import predict
+from conditional_adapters.toolkit.tasks.kinds import find_task
+from conditional_adapters.toolkit.tasks.models import Classifier
+from conditional_adapters.toolkit.tasks.task import Quality
+from conditional_adapters.toolkit.tasks.tuning import (
     FactorCurve,
     FactorMeasurement,
     factors_to_measure,

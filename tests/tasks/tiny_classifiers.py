@@ -10,9 +10,9 @@ from transformers import (
 )
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import adapter_parameters
-from conditional_adapters.tasks.bundle import save_task
-from conditional_adapters.tasks.models import Classifier
+from conditional_adapters.model.attachment import adapter_parameters
+from conditional_adapters.toolkit.tasks.bundle import save_task
+from conditional_adapters.toolkit.tasks.models import Classifier
 from tests.tiny_bert import word_tokenizer
 from tests.tiny_models._builder import ENCODER
 

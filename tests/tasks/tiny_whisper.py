@@ -16,7 +16,7 @@ from transformers import (
 )
 
 import conditional_adapters as ca
-from conditional_adapters.tasks.kinds import find_task
+from conditional_adapters.toolkit.tasks.kinds import find_task
 from tests.tasks.tiny_classifiers import randomise_adapter
 
 SPECIAL = ["<|endoftext|>", "<|startoftranscript|>", "<|transcribe|>", "<|notimestamps|>"]

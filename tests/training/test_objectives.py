@@ -12,7 +12,7 @@ from transformers import (
 )
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import without_adapter
+from conditional_adapters.model.attachment import without_adapter
 from conditional_adapters.training import (
     Distillation,
     MaskedLanguageModelling,

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import adapter_parameters, without_adapter
+from conditional_adapters.model.attachment import adapter_parameters, without_adapter
 from conditional_adapters.training import (
     Distillation,
     MaskedLanguageModelling,

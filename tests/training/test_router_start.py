@@ -9,8 +9,8 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 import conditional_adapters as ca
-from conditional_adapters._attachment import conditional_layers
 from conditional_adapters.errors import ConfigError
+from conditional_adapters.model.attachment import conditional_layers
 from conditional_adapters.training import start_routers
 from tests.tiny_models._builder import ENCODER
 

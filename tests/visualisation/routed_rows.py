@@ -4,7 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from conditional_adapters.visualisation import RoutedDocument, RoutedImage, RoutedRow, RoutedRun
+from conditional_adapters.toolkit.visualisation import (
+    RoutedDocument,
+    RoutedImage,
+    RoutedRow,
+    RoutedRun,
+)
 
 LABELS = ("cat", "<script>alert('class')</script>", "owl")
 NASTY = ["<script>alert(1)</script>", "&amp;", "</script>", "\"quoted'", "{{", "%}", "plain"]

@@ -8,8 +8,8 @@ import pytest
 from matplotlib import image
 
 from conditional_adapters.errors import ConfigError, RoutingError
-from conditional_adapters.visualisation import RoutedImage, plot_patch_map
-from conditional_adapters.visualisation.patch_map import time_ticks
+from conditional_adapters.toolkit.visualisation import RoutedImage, plot_patch_map
+from conditional_adapters.toolkit.visualisation.patch_map import time_ticks
 
 
 def routed(pixels=None, counts=None) -> RoutedImage:

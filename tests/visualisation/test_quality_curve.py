@@ -5,7 +5,7 @@ import io
 import pytest
 
 from conditional_adapters.errors import ConfigError
-from conditional_adapters.visualisation import plot_quality_curve
+from conditional_adapters.toolkit.visualisation import plot_quality_curve
 
 FACTORS, ACCURACIES = [1.0, 2.0, 3.0, 8.0], [0.97, 0.975, 0.96, 0.9]
 SPEED, FLOPS = [1.0, 1.9, 2.6, 5.0], [1.0, 2.0, 2.9, 7.0]

@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 
 from conditional_adapters.errors import RoutingError
-from conditional_adapters.visualisation import render_routing_page
+from conditional_adapters.toolkit.visualisation import render_routing_page
 from tests.visualisation.routed_rows import LABELS, LAYERS, NASTY, image_row, pictured, text_row
 
 

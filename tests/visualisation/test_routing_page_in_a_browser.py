@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from playwright import sync_api
 
-from conditional_adapters.visualisation import render_routing_page
+from conditional_adapters.toolkit.visualisation import render_routing_page
 from tests.visualisation.routed_rows import LABELS, image_row, sound_row, text_row
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)

@@ -14,9 +14,9 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from conditional_adapters.assets import load_packaged_tokenizer
 from conditional_adapters.errors import ConfigError, RoutingError
-from conditional_adapters.visualisation import (
+from conditional_adapters.toolkit.assets import load_packaged_tokenizer
+from conditional_adapters.toolkit.visualisation import (
     RoutedDocument,
     plot_layer_token_heatmap,
     plot_token_map,
@@ -313,7 +313,7 @@ def test_the_picture_is_the_same_every_time_and_whatever_the_user_settings():
 def test_importing_needs_no_matplotlib_and_drawing_no_pyplot():
     program = (
         "import sys\n"
-        "from conditional_adapters.visualisation import RoutedDocument, plot_token_map\n"
+        "from conditional_adapters.toolkit.visualisation import RoutedDocument, plot_token_map\n"
         "assert 'matplotlib' not in sys.modules\n"
         "document = RoutedDocument(title='t', words=['w'], layer_counts=[1.0])\n"
         "plot_token_map([document], num_layers=1)\n"

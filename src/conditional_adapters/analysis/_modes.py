@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from .._attachment import active_adapter, conditional_layers
-from ..attach import set_reduction_factor
+from ..model.attach import set_reduction_factor
+from ..model.attachment import active_adapter, conditional_layers
 
 
 @contextmanager

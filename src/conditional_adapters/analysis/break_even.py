@@ -12,9 +12,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .._sites import find_sites
-from ..attach import set_reduction_factor
 from ..errors import ConfigError
+from ..model.attach import set_reduction_factor
+from ..model.structure import find_sites
 from ._modes import evaluating, keeping_reduction_factor
 from .timing import Timing, time_interleaved
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from .._attachment import active_adapter, without_adapter
-from .._sites import Sites, find_sites
 from ..errors import ConfigError
+from ..model.attachment import active_adapter, without_adapter
+from ..model.structure import Sites, find_sites
 from ._modes import evaluating
 
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .._attachment import active_adapter, adapter_parameters
-from .._sites import transformers_model
+from ..model.attachment import active_adapter, adapter_parameters
+from ..model.structure import transformers_model
 
 
 @dataclass(frozen=True)

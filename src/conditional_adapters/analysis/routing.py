@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from .._attachment import active_adapter, conditional_layers
-from .._sites import find_sites
 from ..errors import AttachmentError
+from ..model.attachment import active_adapter, conditional_layers
+from ..model.structure import find_sites
 from ..modules import RoutingDecision
 from ..modules.rows import ROWS_ARGUMENT
 from ..modules.sequence import CONTEXT_ARGUMENT

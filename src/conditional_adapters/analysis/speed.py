@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._attachment import active_adapter, conditional_layers, switch
-from .._sites import find_sites
+from ..model.attachment import active_adapter, conditional_layers, switch
+from ..model.structure import find_sites
 from ._modes import evaluating
 from .timing import Timing, time_interleaved
 

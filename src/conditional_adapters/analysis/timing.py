@@ -20,7 +20,6 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..compilation import keep_adapter_guards_unsafe
 from ..errors import ConfigError
 
 _NUMBERS = count()  # of compiled modules
@@ -102,8 +101,7 @@ def compile_module(module: nn.Module, *, cpp_wrapper: bool = False) -> Callable[
 
     torch keeps graphs with the code that they were made from, and at each call asks one after the
     other whether it fits, which takes milliseconds where there are many. What this function
-    returns has code of its own, so candidates that take turns do not pay for each other, and of the
-    modules it asks for the settings of adapters alone (`keep_adapter_guards_unsafe`).
+    returns has code of its own, so candidates that take turns do not pay for each other.
 
     Args:
         module: What to compile, at the first call of what is returned.
@@ -128,10 +126,7 @@ def compile_module(module: nn.Module, *, cpp_wrapper: bool = False) -> Callable[
 
     code = run.__code__.replace(co_name=f"run_{next(_NUMBERS)}")
     own = FunctionType(code, run.__globals__, closure=run.__closure__)
-    options: dict[str, str | int | bool | Callable[..., Any]] = {
-        "guard_filter_fn": keep_adapter_guards_unsafe,
-        "cpp_wrapper": cpp_wrapper,
-    }
+    options: dict[str, str | int | bool | Callable[..., Any]] = {"cpp_wrapper": cpp_wrapper}
     compiled: Callable[..., object] = torch.compile(own, fullgraph=True, options=options)
     return compiled
 

@@ -21,10 +21,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from .._attachment import adapter_parameters, adapter_parts, get_attachment, switch
-from .._sites import transformers_model
-from ..attach import detach, remove_adapter
 from ..errors import AttachmentError
+from ..model.attach import detach, remove_adapter
+from ..model.attachment import adapter_parameters, adapter_parts, get_attachment, switch
+from ..model.structure import transformers_model
 from ..modules import ConditionalLayer, DynamicSubclass, SwitchableModule
 from ..modules._subclass import become
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from .._sites import find_sites
 from ..analysis._modes import evaluating
 from ..analysis.flops import dummy_inputs
 from ..errors import ConfigError
+from ..model.structure import find_sites
 
 # What a model answers: the first of these that it has.
 _ANSWERS = ("logits", "text_embeds", "image_embeds", "last_hidden_state")

@@ -28,15 +28,15 @@ from peft.mapping import (
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
-from .._adapter_files import PEFT_TYPE
-from .._attachment import get_attachment, is_attached
-from .._mixed import NAMES_ARGUMENT
-from .._model_kind import check_model_kind, model_kind
-from .._sites import transformers_model
 from .._version import __version__
-from ..attach import add_adapter, attach, detach
+from ..checkpoint.files import PEFT_TYPE
+from ..checkpoint.model_kind import check_model_kind, model_kind
 from ..config import AttentionMode, ConditionalAdapterConfig
 from ..errors import AttachmentError, CheckpointError, ConfigError
+from ..model.attach import add_adapter, attach, detach
+from ..model.attachment import get_attachment, is_attached
+from ..model.mixed_batches import NAMES_ARGUMENT
+from ..model.structure import transformers_model
 from ..modules.router import Gate, RouterKind
 from ..ops import SoftTopKMethod
 from ._peft_modules import MERGE_REFUSED, AdapterSwitch, find_switch, introduce_to_peft

@@ -3,8 +3,7 @@
 Nothing here has parameters or knows a model. `score_tokens` gives each token a score, `soft_topk`
 turns scores into weights, `select_tokens` turns them into positions, `gather_tokens` and
 `scatter_add_tokens` carry rows to the heavy branch and back, `gather_pairs` and
-`gather_relative_bias` take masks and position biases there. `packed_linear` multiplies by a weight
-that was laid out beforehand.
+`gather_relative_bias` take masks and position biases there.
 """
 
 from ._backend import KernelBackend as KernelBackend
@@ -18,9 +17,6 @@ from .gather_scatter import add_weighted_update_ as add_weighted_update_
 from .gather_scatter import gather_tokens as gather_tokens
 from .gather_scatter import scatter_add_tokens as scatter_add_tokens
 from .gather_scatter import scatter_add_tokens_ as scatter_add_tokens_
-from .packed_linear import can_pack as can_pack
-from .packed_linear import pack_weight as pack_weight
-from .packed_linear import packed_linear as packed_linear
 from .pairs import gather_pairs as gather_pairs
 from .pairs import gather_relative_bias as gather_relative_bias
 from .pairs import relative_bias as relative_bias

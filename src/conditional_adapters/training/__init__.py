@@ -1,6 +1,6 @@
 """Training conditional adapters, through transformers' Trainer."""
 
-from ..checkpoint import attach_pretrained as attach_pretrained
+from ..checkpoint.save_load import attach_pretrained as attach_pretrained
 from .finetune import TrainingSettings as TrainingSettings
 from .finetune import finetune as finetune
 from .objectives import Distillation as Distillation

@@ -4,18 +4,51 @@ transformers' Trainer does the work: progress bar, checkpoints, resuming, Tensor
 maps our settings to its arguments.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from torch import Tensor
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
-from ..tasks.task import Task
 from .trainer import ConditionalTrainer, check_settings, checkpoint_to_resume, trainer_arguments
 
 if TYPE_CHECKING:
     import datasets
+
+
+class TrainableTask(Protocol):
+    """The part of a task that training needs; `toolkit.tasks.task.Task` says more."""
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """A transformers model with the head of the task."""
+
+    @property
+    def chunk_size(self) -> int:
+        """Number of rows that are encoded at a time."""
+
+    @property
+    def splits_rows(self) -> bool:
+        """Whether a row may become several examples."""
+
+    @property
+    def trainer_metrics(self) -> Callable[[EvalPrediction], dict[str, float]] | None:
+        """Metrics of the logits after each epoch; None means the loss alone."""
+
+    def encode(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        """Turn rows into unpadded examples with `labels`."""
+
+    def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Pad examples and stack them into a batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +73,7 @@ class TrainingSettings:
 
 
 def finetune(
-    task: Task,
+    task: TrainableTask,
     train: "datasets.Dataset",
     validation: "datasets.Dataset | None" = None,
     *,
@@ -98,7 +131,7 @@ def lazily(
     return rows.with_transform(encode)
 
 
-def _examples(task: Task, rows: "datasets.Dataset") -> "datasets.Dataset":
+def _examples(task: TrainableTask, rows: "datasets.Dataset") -> "datasets.Dataset":
     """Return what the model trains on: the rows themselves, or the parts they are split into."""
     if not task.splits_rows:
         return lazily(rows, task.encode)

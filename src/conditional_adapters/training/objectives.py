@@ -17,11 +17,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel, default_data_collator
 
-from .._attachment import without_adapter
-from .._sites import find_sites
 from ..analysis import record_routing
 from ..analysis._modes import evaluating
 from ..errors import ConfigError
+from ..model.attachment import without_adapter
+from ..model.structure import find_sites
 
 Batch = dict[str, Tensor]
 Examples = Sequence[Mapping[str, Any]]

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, set_seed
 
-from .._attachment import active_adapter
 from ..errors import ConfigError
+from ..model.attachment import active_adapter
 from .objectives import Batch, Examples, Objective
 from .router_start import start_routers
 from .stream import POSITION, Columns, EndlessRows

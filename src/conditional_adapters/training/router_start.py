@@ -25,12 +25,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .._attachment import active_adapter, conditional_layers
 from ..analysis import record_routing
 from ..analysis._modes import evaluating, keeping_reduction_factor
 from ..analysis.routing import RoutingRecord
-from ..attach import set_reduction_factor
 from ..errors import ConfigError
+from ..model.attach import set_reduction_factor
+from ..model.attachment import active_adapter, conditional_layers
 from ..modules import ConditionalLayer, Router, layer_states
 from .objectives import Batch, encoder_states
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,21 +23,55 @@ from transformers import (
     TrainingArguments,
 )
 
-from .._attachment import get_attachment, is_attached
 from ..analysis import RouterStatistics, record_routing, router_statistics
 from ..errors import CheckpointError, ConfigError
-
-if TYPE_CHECKING:
-    from .finetune import TrainingSettings
-    from .pretrain import PretrainingSettings
+from ..model.attachment import get_attachment, is_attached
 
 _STATE_FILE = "trainer_state.json"  # the last file that Trainer writes into a checkpoint
 _TENSORS_FILE = "model.safetensors"
 
 
-def check_settings(
-    settings: "TrainingSettings | PretrainingSettings", more: Mapping[str, tuple[bool, str]]
-) -> None:
+class OptimiserSettings(Protocol):
+    """The settings that fine-tuning and pretraining share."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows per step."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak learning rate of adapters, norms and head."""
+
+    @property
+    def router_learning_rate(self) -> float:
+        """Peak learning rate of routers."""
+
+    @property
+    def schedule(self) -> str:
+        """Name of a learning rate schedule of transformers."""
+
+    @property
+    def warmup(self) -> float:
+        """Share of the steps, in [0, 1)."""
+
+    @property
+    def weight_decay(self) -> float:
+        """Weight decay, >= 0."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of dropout and order."""
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether to recompute activations in the backward pass."""
+
+    @property
+    def bf16(self) -> bool:
+        """Whether to train in mixed precision."""
+
+
+def check_settings(settings: OptimiserSettings, more: Mapping[str, tuple[bool, str]]) -> None:
     """Refuse settings outside their range.
 
     Args:
@@ -62,7 +96,7 @@ def check_settings(
 
 def trainer_arguments(
     output: Path,
-    settings: "TrainingSettings | PretrainingSettings",
+    settings: OptimiserSettings,
     *,
     num_steps: int,
     **more: Any,  # noqa: ANN401

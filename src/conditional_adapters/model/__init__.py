@@ -1,0 +1,1 @@
+"""Make a pretrained model conditional: find its layers, add adapters, switch between them."""

@@ -1,0 +1,295 @@
+"""Turn a model into a conditional one, in place, and back.
+
+`attach` freezes the model, changes the class of its layers (see `modules._subclass`) and gives each
+of them a router and an adapter under a name. Nothing is wrapped and nothing is renamed: the model
+is the same object with the same parameter names plus those of the adapter. What is needed to undo
+it is kept in one `Attachment` on the model.
+"""
+
+from typing import TypeVar
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..config import ConditionalAdapterConfig, check_reduction_factor
+from ..errors import AttachmentError, ConfigError
+from ..modules import RowScope
+from ..modules._subclass import restore
+from ..modules.attention import IMPLEMENTATIONS
+from ..modules.sequence import ContextHook, RelayedContextHook
+from ..modules.statistics import freeze_statistics
+from .attachment import (
+    ATTRIBUTE,
+    Attachment,
+    active_adapter,
+    adapter_parameters,
+    adapter_parts,
+    conditional_layers,
+    get_attachment,
+    is_attached,
+    switch,
+)
+from .build import build_adapter
+from .mixed_batches import AdapterNamesHook
+from .structure import Sites, find_sites, head_names, transformers_model
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+def attach(
+    model: ModelT,
+    config: ConditionalAdapterConfig | None = None,
+    *,
+    adapter_name: str = "default",
+) -> ModelT:
+    """Make a pretrained model conditional, in place.
+
+    Every parameter of the model is frozen (those that PEFT trains stay trainable), and so are the
+    running statistics of normalisation layers. The adapter's parameters are trainable; in
+    half-precision models they are kept in float32. Right after this call the layers still process
+    only `ceil(n / r)` tokens, so outputs differ from the dense model until the adapter is trained;
+    with `reduction_factor=1` they are equal.
+
+    Args:
+        model: A transformers model of a supported type, or a PEFT model around one.
+        config: What to add; None means the defaults.
+        adapter_name: The name of the adapter; letters, digits, `_` and `-`.
+
+    Returns:
+        The same object.
+
+    Raises:
+        UnsupportedArchitectureError: If there is no record for the model.
+        AttachmentError: If the model has conditional adapters already.
+        ConfigError: If a field of the configuration does not fit this model.
+
+    Example:
+        >>> model = attach(model, ConditionalAdapterConfig(reduction_factor=4))
+    """
+    if is_attached(model):
+        names = ", ".join(map(repr, get_attachment(model).configs))
+        raise AttachmentError(
+            f"the model has conditional adapters already ({names}). Call detach(model) first, or "
+            "load_adapter(model, directory, adapter_name=...) to put another one beside it."
+        )
+    config = config or ConditionalAdapterConfig()
+    sites = find_sites(model)
+    heads = _check(sites, config, adapter_name)
+    spec = sites.spec
+    hook_class = ContextHook if spec.passes_context else RelayedContextHook
+    scope = RowScope()
+    hooks = tuple(
+        hook_class(source, spec.mask_argument, spec.token_mask, spec.mask_role, scope)
+        for source in sites.mask_sources
+    )
+    attachment = Attachment(hooks, trainable=_trainable_names(sites.model), scope=scope)
+    # First the hook that takes the names of adapters: the others ask whether there are any.
+    attachment.handles = AdapterNamesHook(attachment).register(
+        [sites.model, sites.inner, sites.inner.base_model, *sites.mask_sources],
+        [*sites.encoder_layers, *(sites.decoder_layers or ())],
+    ) + tuple(
+        handle
+        for source, hook in zip(sites.mask_sources, hooks, strict=True)
+        for handle in hook.register(source, sites.encoder_layers)
+    )
+    if not _has_peft_layers(model):
+        sites.model.requires_grad_(False)
+    setattr(sites.model, ATTRIBUTE, attachment)
+    build_adapter(sites, config, adapter_name, heads)
+    freeze_statistics(sites.model)
+    _register(model, config, adapter_name, heads)
+    return model
+
+
+def add_adapter(model: nn.Module, config: ConditionalAdapterConfig, *, adapter_name: str) -> None:
+    """Put another adapter beside those of a conditional model and activate it.
+
+    Args:
+        model: A model that `attach` was called on.
+        config: What to add.
+        adapter_name: A new name.
+
+    Raises:
+        AttachmentError: If the name is taken or the model has no conditional adapters.
+        ConfigError: If a field of the configuration does not fit this model.
+    """
+    attachment = get_attachment(model)
+    if adapter_name in attachment.configs:
+        raise AttachmentError(
+            f"the model has an adapter {adapter_name!r} already. Choose another adapter_name."
+        )
+    sites = find_sites(model)
+    heads = _check(sites, config, adapter_name)
+    build_adapter(sites, config, adapter_name, heads)
+    _register(model, config, adapter_name, heads)
+
+
+def remove_adapter(model: nn.Module, adapter_name: str) -> None:
+    """Drop one of several adapters; the one that was active before stays active.
+
+    Args:
+        model: A model that `attach` was called on.
+        adapter_name: The adapter to drop. If it is active, no adapter is active afterwards.
+
+    Raises:
+        AttachmentError: If there is no such adapter, or it is the only one.
+    """
+    attachment = get_attachment(model)
+    if adapter_name not in attachment.configs or len(attachment.configs) == 1:
+        raise AttachmentError(
+            f"cannot remove adapter {adapter_name!r}: the model has {list(attachment.configs)}. "
+            "Name one of several, or call detach(model) to remove the last."
+        )
+    for _, _, parts in adapter_parts(model):
+        if adapter_name in parts:
+            del parts[adapter_name]
+    del attachment.configs[adapter_name], attachment.heads[adapter_name]
+    if attachment.active == adapter_name:
+        set_adapter(model, None)
+
+
+def detach(model: ModelT) -> ModelT:
+    """Remove all conditional adapters: the dense model again, bit for bit.
+
+    Args:
+        model: A model that `attach` was called on.
+
+    Returns:
+        The same object, with the parameters that were trainable before trainable again.
+
+    Raises:
+        AttachmentError: If the model has no conditional adapters.
+    """
+    attachment = get_attachment(model)
+    outer = transformers_model(model)
+    for handle in attachment.handles:
+        handle.remove()
+    for module in list(outer.modules()):
+        restore(module, outer.training)
+    delattr(outer, ATTRIBUTE)
+    for name, parameter in outer.named_parameters():
+        parameter.requires_grad_(name in attachment.trainable)
+    return model
+
+
+def set_adapter(model: nn.Module, adapter_name: str | None) -> None:
+    """Choose the adapter that answers; None runs the dense pretrained model.
+
+    Its parameters become trainable, in case another library has frozen all that it does not know.
+
+    Args:
+        model: A model that `attach` was called on.
+        adapter_name: One of its adapters, or None.
+
+    Raises:
+        AttachmentError: If there is no such adapter.
+    """
+    switch(model, adapter_name)
+    if adapter_name is not None:
+        for _, parameter in adapter_parameters(model, adapter_name):
+            parameter.requires_grad_()
+
+
+def set_reduction_factor(model: nn.Module, reduction_factor: float) -> None:
+    """Set r of the active adapter: each conditional layer processes `ceil(n / r)` of n tokens.
+
+    Args:
+        model: A model that `attach` was called on, with an active adapter.
+        reduction_factor: A number >= 1. While an elastic adapter is training, its own factors are
+            sampled instead.
+
+    Raises:
+        ConfigError: If the factor is out of range.
+        AttachmentError: If there is no active adapter.
+    """
+    factor, name = check_reduction_factor(reduction_factor), active_adapter(model)
+    for layer in conditional_layers(model):
+        layer.coda_part(name).reduction_factor = factor
+
+
+def set_dense_below(model: nn.Module, num_tokens: int | None) -> None:
+    """Let small batches run dense, as at r = 1: routing costs them more than it saves.
+
+    What a layer costs depends on the tokens of the whole batch, rows times padded length, and so
+    does this setting. Outputs of small batches become those of r = 1, adapters included, so what a
+    row gets then depends on the size of its batch. Training is not affected. Measure the number
+    with `coda bench --break-even`; it belongs to a machine and is not saved with an adapter.
+
+    Args:
+        model: A model that `attach` was called on.
+        num_tokens: Batches with fewer tokens, padding included, run dense; >= 1. None, as after
+            `attach`: all batches are routed.
+
+    Raises:
+        ConfigError: If the number is out of range.
+        AttachmentError: If the model has no conditional adapters.
+
+    Example:
+        >>> set_dense_below(model, 64)
+    """
+    layers = conditional_layers(model)
+    if num_tokens is not None and (not isinstance(num_tokens, int) or num_tokens < 1):
+        raise ConfigError(
+            f"num_tokens must be a whole number of at least 1, or None, got {num_tokens!r}. Take "
+            "what `coda bench --break-even` prints, or None to route every batch."
+        )
+    for layer in layers:
+        layer.coda_dense_below = num_tokens
+
+
+def _check(sites: Sites, config: ConditionalAdapterConfig, adapter_name: str) -> tuple[str, ...]:
+    """Refuse what does not fit before anything is changed; return the paths of the heads."""
+    if not adapter_name.replace("_", "").replace("-", "").isalnum():
+        raise ConfigError(
+            f"adapter_name must consist of letters, digits, '_' and '-', got {adapter_name!r}."
+        )
+    if config.attention_mode == "k_to_all" and sites.spec.attention is None:
+        raise ConfigError(
+            f"attention_mode 'k_to_all' is not available for {sites.config.model_type!r}: its "
+            "attention does not go through transformers' attention functions. Use 'k_to_k'."
+        )
+    if sites.config._attn_implementation == "flex_attention":
+        raise ConfigError(
+            "flex attention is not supported: its block masks cannot be reduced to chosen tokens. "
+            "Call model.set_attn_implementation('sdpa') first."
+        )
+    if config.attention_mode == "k_to_all" or sites.spec.attention_mixin.coda_for_any_keys:
+        implementation = sites.config._attn_implementation
+        if implementation not in IMPLEMENTATIONS:
+            raise ConfigError(
+                f"attention_mode {config.attention_mode!r} of {sites.config.model_type!r} works "
+                f"with {' and '.join(IMPLEMENTATIONS)} attention, and this model uses "
+                f"{implementation!r}. Call model.set_attn_implementation('sdpa') first."
+            )
+    num_layers = len(sites.encoder_layers)
+    for index in config.dense_layers:
+        if not -num_layers <= index < num_layers:
+            raise ConfigError(
+                f"dense_layers contains {index}, but the encoder has {num_layers} layers. Use "
+                f"numbers from {-num_layers} to {num_layers - 1}."
+            )
+    return head_names(sites, config.modules_to_save)
+
+
+def _register(
+    model: nn.Module,
+    config: ConditionalAdapterConfig,
+    adapter_name: str,
+    heads: tuple[str, ...],
+) -> None:
+    """Note a new adapter and activate it."""
+    attachment = get_attachment(model)
+    attachment.configs[adapter_name] = config
+    attachment.heads[adapter_name] = heads
+    for _, module, _ in adapter_parts(model):
+        module.coda_scope = attachment.scope
+    set_adapter(model, adapter_name)
+
+
+def _trainable_names(model: PreTrainedModel) -> tuple[str, ...]:
+    return tuple(name for name, p in model.named_parameters() if p.requires_grad)
+
+
+def _has_peft_layers(model: nn.Module) -> bool:
+    """Tell whether PEFT trains parts of the model; its layers name their adapters' modules."""
+    return any(hasattr(module, "adapter_layer_names") for module in model.modules())

@@ -1,0 +1,133 @@
+"""Build one adapter into the layers of a model: what `attach` does after it has checked."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from ..config import ConditionalAdapterConfig
+from ..modules import ConditionalLayer, LayerAdapter, ParallelAdapter, Router
+from ..modules._subclass import become
+from ..modules.attention import route_attention
+from ..modules.switchable import add_copy
+from .structure import Sites
+
+
+def build_adapter(
+    sites: Sites, config: ConditionalAdapterConfig, adapter_name: str, heads: tuple[str, ...]
+) -> None:
+    """Give the layers, norms and heads of a model their parts of a new adapter.
+
+    Args:
+        sites: The places of the model.
+        config: What to add; checked against the model.
+        adapter_name: A name that no adapter of the model has.
+        heads: Paths of the modules that are trained and saved with the adapter.
+    """
+    num_layers = len(sites.encoder_layers)
+    dense = {index % num_layers for index in config.dense_layers}
+    for index, layer in enumerate(sites.encoder_layers):
+        conditional = _make_conditional(layer, sites)
+        conditional.coda_adapters[adapter_name] = _layer_adapter(
+            layer, sites.encoder, sites, config, index, is_routed=index not in dense
+        )
+        plan = conditional.coda_plan
+        needs_attention = config.attention_mode == "k_to_all"
+        if needs_attention or plan.attention_mixin.coda_for_any_keys:
+            route_attention(layer.get_submodule(plan.attention or ""), plan.attention_mixin)
+    adapted: list[nn.Module] = [sites.encoder]
+    if config.adapt_decoder and sites.decoder is not None and sites.decoder_layers is not None:
+        adapted.append(sites.decoder)
+        for index, layer in enumerate(sites.decoder_layers):
+            conditional = _make_conditional(layer, sites)
+            conditional.coda_adapters[adapter_name] = _layer_adapter(
+                layer, sites.decoder, sites, config, index, is_routed=False
+            )
+    _start_alike(sites, adapter_name)
+    saved = [sites.model.get_submodule(path) for path in heads]
+    if config.train_norms:
+        in_heads = {module for head in saved for module in head.modules()}
+        for norm in _norms(adapted):
+            if norm not in in_heads:
+                add_copy(norm, adapter_name)
+    for head in saved:
+        add_copy(head, adapter_name)
+
+
+def _start_alike(sites: Sites, adapter_name: str) -> None:
+    """Give all routers of a new adapter the same first parameters.
+
+    Layers that start with the same direction choose much the same tokens, so that what one layer
+    writes the next can read (docs/decisions/0003).
+    """
+    layers = [layer for layer in sites.encoder_layers if isinstance(layer, ConditionalLayer)]
+    routers = [layer.coda_part(adapter_name).router for layer in layers]
+    learned = [router for router in routers if router is not None]
+    for router in learned[1:]:
+        router.load_state_dict(learned[0].state_dict())
+
+
+def _make_conditional(layer: nn.Module, sites: Sites) -> ConditionalLayer:
+    if isinstance(layer, ConditionalLayer):
+        return layer
+    plan = sites.spec.plan(layer, sites.config)
+    conditional = become(layer, sites.spec.layer_mixin)
+    submodules = dict(layer.named_modules())
+    for path, mixin in sites.spec.submodule_mixins.items():
+        if path in submodules:
+            become(submodules[path], mixin)
+    conditional.coda_plan = plan
+    conditional.coda_adapters = nn.ModuleDict()
+    conditional.coda_active = None
+    conditional.coda_dense_below = None
+    return conditional
+
+
+def _layer_adapter(
+    layer: nn.Module,
+    stack: nn.Module,
+    sites: Sites,
+    config: ConditionalAdapterConfig,
+    index: int,
+    *,
+    is_routed: bool,
+) -> LayerAdapter:
+    # Encoder and decoder may differ in width.
+    hidden_size = getattr(stack, "config", sites.config).hidden_size
+    reference = next(p for p in layer.parameters() if p.is_floating_point())
+    # Half precision is too coarse for the optimiser's small steps.
+    dtype = torch.promote_types(reference.dtype, torch.float32)
+    adapter = ParallelAdapter(
+        hidden_size,
+        config.adapter_dim,
+        activation=config.adapter_activation,
+        dtype=dtype,
+        device=reference.device,
+    )
+    router = None
+    if is_routed:
+        router = Router(
+            hidden_size,
+            kind=config.router_kind,
+            epsilon=config.epsilon,
+            method=config.soft_topk,
+            gate=config.gate,
+            seed=index,
+            device=reference.device,
+        )
+    parts = LayerAdapter(adapter, router, config.default_reduction_factor, config.attention_mode)
+    return parts.train(layer.training)
+
+
+def _norms(modules: list[nn.Module]) -> Iterator[nn.Module]:
+    """Yield the layer norms in `modules`, without the copies that adapters own."""
+    suffixes = ("LayerNorm", "RMSNorm")
+    for root in modules:
+        for path, module in list(root.named_modules()):
+            is_norm = isinstance(module, nn.LayerNorm | nn.RMSNorm)
+            is_copy = "coda_copies." in path
+            # Whole layers are called EncoderLayerStableLayerNorm.
+            is_leaf = all(name == "coda_copies" for name, _ in module.named_children())
+            named_so = is_leaf and type(module).__name__.endswith(suffixes)
+            if (is_norm or named_so) and not is_copy:
+                yield module

@@ -1,0 +1,60 @@
+"""`coda demo`: a trained adapter in a local web page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...checkpoint.files import TASK_FILE
+from ...errors import ConfigError
+from ..assets import find_adapter
+from ..demo import Demonstration, build_app, serve
+from ..tasks.bundle import load_trained_task, read_task
+from ._console import messages
+
+_QUICKSTART = Path("runs/quickstart/adapter")
+
+
+def demo(
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            help="Trained adapter: folder, or hub id; by default that of coda quickstart."
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets others in the network in.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Port; by default the first free one from 7860."),
+    ] = None,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+) -> None:
+    """Try a trained adapter in a local web page, with a slider for r.
+
+    Texts, images or speech, as the adapter was trained for: the prediction beside that with every
+    token processed, the time of both, measured there and then, and what each layer chose.
+    Nothing leaves this machine. Stop it with Ctrl-C.
+    """
+    directory = find_adapter(adapter) if adapter else _default_adapter()
+    record = read_task(directory)
+    demonstration = Demonstration(load_trained_task(directory))
+    purpose = record.task.replace("-", " ").capitalize()
+    app = build_app(
+        demonstration,
+        title="Conditional adapters",
+        description=f"{purpose} with {record.base_model}, adapter {directory}",
+    )
+    url = serve(app, host=host, port=port, open_browser=browser)
+    messages.print(f"open {url}\nstop with Ctrl-C")
+    app.block_thread()
+
+
+def _default_adapter() -> Path:
+    if (_QUICKSTART / TASK_FILE).is_file():
+        return _QUICKSTART
+    raise ConfigError(
+        f"coda demo needs a trained adapter, and there is none in {_QUICKSTART}. Give --adapter "
+        "with what coda train wrote, or run coda quickstart first."
+    )

@@ -1,0 +1,71 @@
+"""`coda predict`: a file of rows in, a file of predictions out."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...checkpoint.atomic import replace_text
+from ...prepacking.weights import pack_weights
+from ..assets import find_adapter
+from ..tasks import inference
+from ..tasks.bundle import load_trained_task
+from ..tasks.data import DataSpec
+from ..tasks.kinds import find_task
+from ..tasks.rows import load_task_rows
+from . import _options as options
+from ._console import messages
+
+
+def predict(
+    adapter: options.Adapter,
+    data: options.Data,
+    output: Annotated[
+        Path | None, typer.Option(help="JSONL file to write; by default standard output.")
+    ] = None,
+    reduction_factor: options.Factor = None,
+    batch_size: options.BatchSize = 32,
+    text_column: options.TextColumn = "text",
+    image_column: options.ImageColumn = "image",
+    column: options.Columns = None,
+    split: options.Split = None,
+    on_bad_row: options.OnBadRow = "stop",
+    limit: options.Limit = None,
+    packed: Annotated[
+        bool, typer.Option("--packed", help="Pack the weights first: faster on CPUs, more memory.")
+    ] = False,
+) -> None:
+    """Run a trained adapter on the rows of a file.
+
+    Writes one JSON object per row, in the order of the rows: row (from 0, counting the rows that
+    were read) and what the task predicts; for classification label, and scores, the probability
+    of each class.
+    """
+    task = load_trained_task(find_adapter(adapter), reduction_factor=reduction_factor)
+    if packed:
+        pack_weights(task.model)
+    spec = DataSpec(
+        source=data,
+        text_column=text_column,
+        image_column=image_column,
+        columns=options.parse_columns(column),
+        split=split,
+        on_bad_row=on_bad_row,
+        limit=limit,
+    )
+    rows = load_task_rows(find_task(task.name), spec, with_targets=False)
+    predictions = inference.predict(task, rows, batch_size=batch_size, show_progress=True)
+
+    def lines() -> Iterator[str]:
+        for index, prediction in enumerate(predictions):
+            yield json.dumps({"row": index, **prediction}) + "\n"
+
+    if output is None:
+        sys.stdout.writelines(lines())
+    else:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(output, "".join(lines()))
+        messages.print(f"{len(rows):,} predictions in {output}")

@@ -1,0 +1,227 @@
+"""`coda quickstart`: the whole method on real weights and real data, in one table.
+
+MiniLM learns to classify BBC News with dense parallel adapters and with conditional ones, from the
+same seed, on the same rows and with the same settings: once for as many steps, once for more steps
+in no more time. All are evaluated on the same held-out rows, and timed side by side on the same
+documents.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from ..._version import __version__
+from ...analysis import count_parameters, estimate_flops
+from ...analysis.timing import compile_module, time_interleaved
+from ...checkpoint.atomic import replace_text
+from ...checkpoint.save_load import load_adapter
+from ...config import ConditionalAdapterConfig
+from ...errors import ConfigError
+from ...model.attach import attach, set_adapter
+from ...training import TrainingSettings, finetune
+from ..tasks._collate import examples_of
+from ..tasks.bundle import save_task
+from ..tasks.data import DataSpec, load_rows, split_train_test
+from ..tasks.inference import predict_scores
+from ..tasks.metrics import classification_metrics, compare_accuracy
+from ..tasks.models import Classifier, load_classifier
+from ..tasks.routing_map import route_documents
+from ..visualisation import plot_token_map
+from . import _options as options
+from ._console import format_p_value, messages, print_json, print_table
+from .train import seed_everything
+
+if TYPE_CHECKING:
+    import datasets
+
+_MODEL, _DATA = "packaged:minilm", "packaged:bbc"
+_TEST_ROWS, _MAX_LENGTH, _TIMING_BATCH = 725, 256, 8
+_ADAPTERS, _COMPILED = ("dense", "default"), ", compiled"
+
+
+def quickstart(
+    output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/quickstart"),
+    reduction_factor: Annotated[
+        float, typer.Option("--reduction-factor", "-r", help="r of the conditional adapters.")
+    ] = 4.0,
+    epochs: Annotated[
+        float, typer.Option(help="Passes over the training rows of the dense adapters.")
+    ] = 1.0,
+    rows: Annotated[
+        int | None, typer.Option(min=50, help="Train on fewer than the 1,500 rows.")
+    ] = None,
+    seed: options.Seed = 0,
+    as_json: options.AsJson = False,
+) -> None:
+    """Train MiniLM on BBC News with dense and with conditional adapters and compare them.
+
+    Writes OUTPUT/adapter (the conditional one), OUTPUT/results.json and OUTPUT/token_map.png, three
+    test documents whose words are coloured by the number of layers that processed them.
+    """
+    train_rows, test_rows = _load(rows)
+    dense, conditional = (
+        ConditionalAdapterConfig(reduction_factor=1),
+        ConditionalAdapterConfig(reduction_factor=reduction_factor),
+    )
+    runs: list[dict[str, Any]] = []
+    scores: list[np.ndarray] = []
+
+    def run(title: str, config: ConditionalAdapterConfig, epochs: float) -> Classifier:
+        messages.print(f"[bold]{len(runs) + 1}/3 {title}[/]")
+        folder = output / f"run{len(runs) + 1}"
+        classifier, result = _train(config, train_rows, folder, epochs, seed)
+        scores.append(predict_scores(classifier, test_rows, show_progress=True))
+        labels = np.asarray(test_rows["label"])
+        metrics = classification_metrics(scores[-1], labels)
+        metrics |= compare_accuracy(scores[-1], scores[0], labels)
+        runs.append({"method": title, **result, **metrics})
+        return classifier
+
+    name = f"r = {reduction_factor:g}"
+    run("dense adapters", dense, epochs)
+    run(f"{name}, same steps", conditional, epochs)
+    seconds_per_epoch = runs[1]["training_seconds"] / epochs
+    affordable = math.floor(runs[0]["training_seconds"] / seconds_per_epoch)
+    # Three passes show the point and keep the whole under twelve minutes on two cores.
+    classifier = run(f"{name}, no more time", conditional, max(min(affordable, 3.0), epochs))
+
+    adapter = save_task(classifier, output / "adapter", base_model=_MODEL)
+    _measure_speed(classifier, output / "run1" / "adapter", test_rows, runs)
+    documents, num_layers = route_documents(
+        classifier, test_rows[:3]["text"], [classifier.labels[i] for i in test_rows[:3]["label"]]
+    )
+    figure = plot_token_map(
+        documents,
+        num_layers=num_layers,
+        caption=f"MiniLM on BBC News, {name}: each layer processes a quarter of the tokens."
+        if reduction_factor == 4
+        else f"MiniLM on BBC News, {name}.",
+    )
+    figure.savefig(output / "token_map.png")
+    report = {
+        "command": "coda quickstart",
+        "versions": {"conditional_adapters": __version__, "torch": torch.__version__},
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+        "training_rows": len(train_rows),
+        "test_rows": len(test_rows),
+        "tokens_per_document": _MAX_LENGTH,
+        "timing_batch": _TIMING_BATCH,
+        "runs": runs,
+    }
+    replace_text(output / "results.json", json.dumps(report, indent=2) + "\n")
+    if as_json:
+        print_json(report)
+    else:
+        print_table(f"MiniLM on BBC News, {len(test_rows)} test documents", _table(runs))
+    messages.print(f"adapter: {adapter}\nresults: {output / 'results.json'}")
+    messages.print(f"picture: {output / 'token_map.png'}")
+
+
+def _load(num_rows: int | None) -> "tuple[datasets.Dataset, datasets.Dataset]":
+    rows = load_rows(DataSpec(source=_DATA), modality="text")
+    train_rows, test_rows = split_train_test(rows, test_size=_TEST_ROWS, seed=0)
+    if num_rows is not None and num_rows < len(train_rows):
+        train_rows = train_rows.select(range(num_rows))
+    return train_rows, test_rows
+
+
+def _train(
+    config: ConditionalAdapterConfig,
+    train_rows: "datasets.Dataset",
+    output: Path,
+    epochs: float,
+    seed: int,
+) -> tuple[Classifier, dict[str, Any]]:
+    """Train one adapter, save it, and say what it took."""
+    seed_everything(seed)
+    labels = train_rows.features["label"].names
+    classifier = load_classifier(_MODEL, labels, max_length=_MAX_LENGTH)
+    attach(classifier.model, config)
+    settings = replace(TrainingSettings(), epochs=epochs, seed=seed, save_every_epoch=False)
+    start = perf_counter()
+    finetune(classifier, train_rows, output=output, settings=settings)
+    seconds = perf_counter() - start
+    save_task(classifier, output / "adapter", base_model=_MODEL)
+    counts = count_parameters(classifier.model)
+    result = {
+        "new_parameters": counts.new,
+        "new_parameters_share": counts.new_share,
+        "epochs": epochs,
+        "training_seconds": seconds,
+    }
+    return classifier, result
+
+
+def _measure_speed(
+    classifier: Classifier,
+    dense_adapter: Path,
+    test_rows: "datasets.Dataset",
+    runs: list[dict[str, Any]],
+) -> None:
+    """Time the encoder with both adapters on the same full-length documents, in turns."""
+    model = classifier.model
+    load_adapter(model, dense_adapter, adapter_name="dense")
+    texts = [text for text in test_rows["text"] if len(text) > 6 * _MAX_LENGTH][:_TIMING_BATCH]
+    batch = classifier.collate(examples_of(classifier.encode({"text": texts})))
+
+    batch.pop("attention_mask")  # nothing is padded, and compiled code would not see that
+    encoders: dict[str, Any] = dict.fromkeys(_ADAPTERS, model.base_model)
+    try:
+        encoders |= {name + _COMPILED: compile_module(model.base_model) for name in _ADAPTERS}
+    except ConfigError as error:
+        messages.print(f"[yellow]Not measured with compiled encoders:[/] {error}")
+
+    def encode(encoder: Callable[..., object]) -> None:
+        with torch.inference_mode():
+            encoder(**batch)
+
+    messages.print("[bold]speed[/] (compiling takes a minute)")
+    timings = time_interleaved(
+        {name: partial(encode, encoder) for name, encoder in encoders.items()},
+        prepare=lambda name: set_adapter(model, name.removesuffix(_COMPILED)),
+        rounds=15,
+        show_progress=True,
+    )
+    flops = {}
+    for name in _ADAPTERS:
+        set_adapter(model, name)
+        shape = batch["input_ids"].shape
+        flops[name] = estimate_flops(model, batch_size=shape[0], sequence_length=shape[1]).total
+    set_adapter(model, "default")
+    for run, name in zip(runs, ("dense", "default", "default"), strict=True):
+        run["encoder_seconds_per_document"] = timings[name].median / _TIMING_BATCH
+        run["speed_up"] = timings[name].speed_up(over=timings["dense"])
+        if name + _COMPILED in encoders:
+            compiled = timings[name + _COMPILED]
+            run["speed_up_compiled"] = compiled.speed_up(over=timings["dense" + _COMPILED])
+        run["flop_ratio"] = flops["dense"] / flops[name]
+
+
+def _table(runs: list[dict[str, Any]]) -> list[dict[str, str]]:
+    difference = "{:+.1f} ({})"
+    return [
+        {
+            "method": run["method"],
+            "new": f"{run['new_parameters_share']:.1%}",
+            "training": f"{run['training_seconds']:.0f} s",
+            "accuracy": f"{run['accuracy']:.1%}",
+            "difference": difference.format(
+                run["accuracy_difference"] * 100, format_p_value(run["p_value"])
+            ),
+            "per document": f"{run['encoder_seconds_per_document'] * 1e3:.1f} ms",
+            "speed-up": f"{run['speed_up']:.2f}x",
+            "compiled": f"{run['speed_up_compiled']:.2f}x" if "speed_up_compiled" in run else "-",
+            "FLOP ratio": f"{run['flop_ratio']:.2f}x",
+        }
+        for run in runs
+    ]

@@ -1,0 +1,189 @@
+"""`coda train`: fine-tune a model for a task with conditional adapters."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ...analysis import count_parameters
+from ...checkpoint.save_load import attach_pretrained, read_adapter_config
+from ...config import ConditionalAdapterConfig
+from ...errors import ConfigError
+from ...hub.measurements import Measurement
+from ...hub.model_card import record_measurements
+from ...model.attach import attach
+from ...training import TrainingSettings, finetune
+from ..assets import find_adapter
+from ..tasks.bundle import save_task
+from ..tasks.data import DataSpec
+from ..tasks.inference import predict
+from ..tasks.kinds import TASKS, default_task, find_task
+from ..tasks.rows import load_task_rows, split_rows
+from . import _options as options
+from ._console import messages, print_json, print_metrics
+
+_CONFIG = ConditionalAdapterConfig()
+_SETTINGS = TrainingSettings()
+_ADAPTER, _TRAINING, _DATA = "Adapter", "Training", "Data"
+
+
+def train(
+    context: typer.Context,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Local folder, hub id, or packaged:minilm, packaged:dinov2, packaged:whisper."
+        ),
+    ],
+    data: options.Data,
+    output: Annotated[
+        Path, typer.Option(help="Folder for adapter/, checkpoints and the TensorBoard log.")
+    ],
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar=f"[{'|'.join(TASKS)}]",
+            help="What to train; by default what the model is for.",
+        ),
+    ] = None,
+    test_data: Annotated[
+        str | None, typer.Option(help="Data set to evaluate on at the end.", rich_help_panel=_DATA)
+    ] = None,
+    test_split: Annotated[
+        str | None,
+        typer.Option(help="Part of --test-data to read, if it has several.", rich_help_panel=_DATA),
+    ] = None,
+    test_fraction: Annotated[
+        float,
+        typer.Option(
+            help="Without --test-data: share of the rows that is held out, by class.",
+            rich_help_panel=_DATA,
+        ),
+    ] = 0.2,
+    text_column: options.TextColumn = "text",
+    image_column: options.ImageColumn = "image",
+    label_column: options.LabelColumn = "label",
+    column: options.Columns = None,
+    split: options.Split = None,
+    on_bad_row: options.OnBadRow = "stop",
+    limit: options.Limit = None,
+    max_length: options.MaxLength = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="Start from this pretrained adapter and as it was configured, except for options "
+            "that are given: a folder that coda pretrain wrote, a hub id, or packaged:NAME.",
+            rich_help_panel=_ADAPTER,
+        ),
+    ] = None,
+    # Options of the adapter: options.adapter_fields reads them.
+    reduction_factor: options.Factors = f"{_CONFIG.default_reduction_factor:g}",
+    adapter_dim: options.AdapterDim = _CONFIG.adapter_dim,
+    attention_mode: options.AttentionMode = _CONFIG.attention_mode,
+    epsilon: options.Epsilon = _CONFIG.epsilon,
+    soft_topk: options.SoftTopK = _CONFIG.soft_topk,
+    gate: options.Gate = _CONFIG.gate,
+    router: options.Router = _CONFIG.router_kind,
+    train_norms: options.TrainNorms = _CONFIG.train_norms,
+    epochs: Annotated[
+        float, typer.Option(help="Passes over the training rows.", rich_help_panel=_TRAINING)
+    ] = _SETTINGS.epochs,
+    batch_size: options.StepSize = _SETTINGS.batch_size,
+    learning_rate: options.LearningRate = _SETTINGS.learning_rate,
+    router_learning_rate: options.RouterLearningRate = _SETTINGS.router_learning_rate,
+    schedule: options.Schedule = _SETTINGS.schedule,
+    seed: options.Seed = _SETTINGS.seed,
+    gradient_checkpointing: options.GradientCheckpointing = _SETTINGS.gradient_checkpointing,
+    bf16: options.Bf16 = _SETTINGS.bf16,
+    resume: options.Resume = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Fine-tune a model for a task with conditional adapters.
+
+    The tasks, their columns and metrics are in docs/tasks.md. Writes OUTPUT/adapter with its model
+    card, for coda evaluate, predict and push and for load_adapter. Checkpoints and the TensorBoard
+    log are in OUTPUT as well.
+    """
+    fields = options.adapter_fields(context, only_given=init is not None)
+    start = None if init is None else find_adapter(init)
+    config = (
+        ConditionalAdapterConfig.from_dict(fields) if start is None else _config_of(start, fields)
+    )
+    settings = TrainingSettings(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        router_learning_rate=router_learning_rate,
+        schedule=schedule,
+        seed=seed,
+        gradient_checkpointing=gradient_checkpointing,
+        bf16=bf16,
+    )
+    if not 0 < test_fraction < 1:
+        raise ConfigError(f"--test-fraction must be between 0 and 1, got {test_fraction}.")
+    kind = default_task(model) if task is None else find_task(task)
+    columns: dict[str, Any] = {
+        "text_column": text_column,
+        "image_column": image_column,
+        "label_column": label_column,
+        "columns": options.parse_columns(column),
+        "on_bad_row": on_bad_row,
+    }
+    rows = load_task_rows(kind, DataSpec(source=data, split=split, limit=limit, **columns))
+    labels = kind.labels_of(rows)
+    if test_data is None:
+        train_rows, test_rows = split_rows(kind, rows, test_size=test_fraction, seed=seed)
+    else:
+        train_rows = rows
+        test_rows = load_task_rows(
+            kind, DataSpec(source=test_data, split=test_split, **columns), labels=labels
+        )
+    seed_everything(seed)
+    learner = kind.load(model, labels, max_length=max_length)
+    if start is None:
+        attach(learner.model, config)
+    else:
+        attach_pretrained(learner.model, start, config)
+    counts = count_parameters(learner.model)
+    messages.print(
+        f"{len(train_rows):,} training and {len(test_rows):,} test rows, "
+        f"{f'{len(labels)} classes' if labels else kind.name}; "
+        f"{counts.new:,} new parameters ({counts.new_share:.1%} of the model)"
+    )
+    finetune(learner, train_rows, output=output, settings=settings, resume=resume)
+    save_task(learner, output / "adapter", base_model=model)
+    metrics = learner.score(predict(learner, test_rows, show_progress=True), test_rows)
+    measurement = Measurement(
+        command=options.command_line(context),
+        data=test_data or data,
+        part=f"{test_fraction:.0%} held out" if test_data is None else test_split,
+        rows=len(test_rows),
+        reduction_factor=config.default_reduction_factor,
+        metrics=metrics,
+    )
+    record_measurements(output / "adapter", [measurement])
+    summary = {
+        "adapter": str(output / "adapter"),
+        "test_rows": len(test_rows),
+        "new_parameters": counts.new,
+        **metrics,
+    }
+    if as_json:
+        print_json(summary)
+    else:
+        print_metrics(f"Saved {output / 'adapter'}", len(test_rows), metrics)
+
+
+def _config_of(directory: Path, changes: dict[str, Any]) -> ConditionalAdapterConfig:
+    """Return the configuration of a pretrained adapter, for another task."""
+    stored = read_adapter_config(directory)
+    fields = ConditionalAdapterConfig.__dataclass_fields__
+    values = {key: value for key, value in stored.items() if key in fields}
+    return ConditionalAdapterConfig.from_dict({**values, "modules_to_save": None, **changes})
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch before new parameters are drawn."""
+    from transformers import set_seed
+
+    set_seed(seed)

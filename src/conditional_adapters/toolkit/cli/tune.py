@@ -1,0 +1,201 @@
+"""`coda tune`: choose r on a user's own rows, by quality and by speed."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ...checkpoint.atomic import replace_file, replace_text
+from ...checkpoint.save_load import set_saved_reduction_factor
+from ...hub.measurements import Measurement
+from ...hub.model_card import record_measurements, write_model_card
+from ..assets import find_adapter
+from ..tasks.bundle import load_trained_task
+from ..tasks.data import DataSpec
+from ..tasks.kinds import find_task
+from ..tasks.rows import load_task_rows
+from ..tasks.tuning import FactorCurve, FactorMeasurement, factors_to_measure, measure_factors
+from ..visualisation import plot_quality_curve
+from . import _options as options
+from ._console import format_p_value, messages, print_json, print_table
+
+
+def tune(
+    context: typer.Context,
+    adapter: options.Adapter,
+    data: options.Data,
+    max_drop: Annotated[
+        float,
+        typer.Option(min=0, max=100, help="Points of quality that may be lost to the reference."),
+    ] = 0.5,
+    reduction_factor: options.FactorList = None,
+    write: Annotated[
+        bool, typer.Option("--write/--no-write", help="Let the adapter start with the chosen r.")
+    ] = False,
+    output: Annotated[
+        Path, typer.Option(help="Folder for the table (tune.json) and the curve (tune.png).")
+    ] = Path("runs/tune"),
+    batch_size: options.BatchSize = 32,
+    timing_batch: Annotated[
+        int, typer.Option(min=1, help="Rows per timed forward pass, the longest ones.")
+    ] = 8,
+    rounds: Annotated[int, typer.Option(min=3, help="Timed runs of each r.")] = 15,
+    text_column: options.TextColumn = "text",
+    image_column: options.ImageColumn = "image",
+    label_column: options.LabelColumn = "label",
+    column: options.Columns = None,
+    split: options.Split = None,
+    on_bad_row: options.OnBadRow = "stop",
+    limit: options.Limit = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Measure quality and speed over r on your rows, and choose the largest r that is good enough.
+
+    Quality is accuracy for classes, the word error rate for speech, F1 for entities and answers,
+    ROUGE-L for summaries. The smallest r that is measured is the reference. Chosen is the largest r
+    that is at most --max-drop points worse. By default an elastic adapter is measured at the r it
+    was trained with, another at 1, 2, 3, 4, 5, 8 and 16. Use validation rows, not the test rows.
+    """
+    folder = options.folder_to_write(adapter) if write else find_adapter(adapter)
+    task = load_trained_task(folder)
+    factors = options.parse_factor_list(reduction_factor) or factors_to_measure(task)
+    spec = DataSpec(
+        source=data,
+        text_column=text_column,
+        image_column=image_column,
+        label_column=label_column,
+        columns=options.parse_columns(column),
+        split=split,
+        on_bad_row=on_bad_row,
+        limit=limit,
+    )
+    rows = load_task_rows(find_task(task.name), spec, labels=task.labels or None)
+    curve = measure_factors(
+        task,
+        rows,
+        factors,
+        batch_size=batch_size,
+        timing_batch=timing_batch,
+        rounds=rounds,
+        show_progress=True,
+    )
+    chosen = curve.choose(max_drop=max_drop)
+    is_written = write and chosen is not None
+    if write and chosen is not None:
+        set_saved_reduction_factor(folder, chosen.reduction_factor)
+        write_model_card(folder)
+        record_measurements(
+            folder, _measurements(curve, options.command_line(context), data, split)
+        )
+    report = {
+        "adapter": str(adapter),
+        "data": data,
+        "rows": curve.num_rows,
+        "timed_batch": list(curve.batch_shape),
+        "metric": curve.quality.name,
+        "lower_is_better": curve.quality.is_error,
+        "max_drop": max_drop,
+        "reference": curve.reference.reduction_factor,
+        "chosen": None if chosen is None else chosen.reduction_factor,
+        "written": is_written,
+        "measurements": [asdict(measurement) for measurement in curve.measurements],
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    replace_text(output / "tune.json", json.dumps(report, indent=2) + "\n")
+    figure = _plot(curve, chosen, max_drop, f"{adapter} on {curve.num_rows:,} rows of {data}")
+    replace_file(output / "tune.png", lambda path: figure.savefig(path, format="png"))
+    if as_json:
+        print_json(report)
+    else:
+        shape = " x ".join(map(str, curve.batch_shape))
+        title = f"{adapter} on {curve.num_rows:,} rows of {data}, timed on {shape}"
+        print_table(title, [_format(curve, m) for m in curve.measurements])
+    messages.print(f"picture: {output / 'tune.png'}")
+    messages.print(_verdict(curve, chosen, max_drop), markup=False)
+    if is_written:
+        messages.print(f"written: {adapter} starts with it")
+    elif write:
+        messages.print(f"nothing written: {adapter} is as it was")
+
+
+def _measurements(
+    curve: FactorCurve, command: str, data: str, split: str | None
+) -> list[Measurement]:
+    return [
+        Measurement(
+            command=command,
+            data=data,
+            part=split,
+            rows=curve.num_rows,
+            reduction_factor=m.reduction_factor,
+            metrics=m.metrics,
+            speed_up=m.speed_up,
+            reference_factor=curve.reference.reduction_factor,
+            timed_batch=curve.batch_shape,
+        )
+        for m in curve.measurements
+    ]
+
+
+def _plot(
+    curve: FactorCurve, chosen: FactorMeasurement | None, max_drop: float, caption: str
+) -> Any:  # noqa: ANN401
+    measured = curve.measurements
+    return plot_quality_curve(
+        [m.reduction_factor for m in measured],
+        [m.metrics[curve.quality.name] for m in measured],
+        [m.speed_up for m in measured],
+        [m.flop_ratio for m in measured],
+        metric=curve.quality.name,
+        is_error=curve.quality.is_error,
+        intervals=[m.difference_interval for m in measured],
+        max_drop=max_drop,
+        chosen=None if chosen is None else chosen.reduction_factor,
+        caption=caption,
+    )
+
+
+def _verdict(curve: FactorCurve, chosen: FactorMeasurement | None, max_drop: float) -> str:
+    """Say what was chosen, and how sure that is."""
+    reference = f"r = {curve.reference.reduction_factor:g}"
+    if chosen is None:
+        return (
+            f"no r qualifies: every r above the reference {reference} loses more than {max_drop:g} "
+            f"points of {curve.quality.name}. Allow more with --max-drop, measure smaller r with "
+            "-r, or train longer."
+        )
+    verdict = (
+        f"chosen: r = {chosen.reduction_factor:g}, the largest at most {max_drop:g} points "
+        f"{'above' if curve.quality.is_error else 'below'} the reference {reference}"
+    )
+    loss = max(map(curve.points_lost, chosen.difference_interval))
+    if not chosen.num_differing:
+        verdict += (
+            f"\nno row of {curve.num_rows:,} differs; with 95 % confidence at most "
+            f"{3 / curve.num_rows:.1%} of all would"  # the rule of three
+        )
+    elif loss > max_drop:
+        verdict += (
+            f"\n{curve.num_rows:,} rows do not prove it: the true loss may be up to {loss:.1f} "
+            "points (95 % interval); more rows would narrow that"
+        )
+    return verdict
+
+
+def _format(curve: FactorCurve, measurement: FactorMeasurement) -> dict[str, str]:
+    difference, p_value = "reference", ""
+    if measurement is not curve.reference:
+        low, high = (100 * end for end in measurement.difference_interval)
+        difference = f"{100 * measurement.difference:+.1f} ({low:+.1f} to {high:+.1f})"
+        p_value = "" if measurement.p_value is None else format_p_value(measurement.p_value)
+    return {
+        "r": f"{measurement.reduction_factor:g}",
+        curve.quality.name: f"{measurement.metrics[curve.quality.name]:.2%}",
+        "difference (95 %)": difference,
+        **({} if measurement.p_value is None else {"McNemar": p_value}),
+        "batch": f"{measurement.seconds * 1e3:.1f} ms",
+        "speed-up": f"{measurement.speed_up:.2f}x",
+        "FLOP ratio": f"{measurement.flop_ratio:.2f}x",
+    }

@@ -1,0 +1,66 @@
+"""The downstream tasks: one file each, and the table of them.
+
+Another task is one file with a class that has the methods of `Task` and a `TaskKind` that
+describes it, and one line here (docs/tasks.md).
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from ....errors import ConfigError
+from ..models import modality_of
+from ..task import TaskKind
+from .classification import IMAGE_CLASSIFICATION, TEXT_CLASSIFICATION
+from .question_answering import QUESTION_ANSWERING
+from .speech_recognition import SPEECH_RECOGNITION
+from .summarization import SUMMARIZATION
+from .token_classification import TOKEN_CLASSIFICATION
+
+TASKS: Mapping[str, TaskKind] = MappingProxyType(
+    {
+        kind.name: kind
+        for kind in (
+            TEXT_CLASSIFICATION,
+            IMAGE_CLASSIFICATION,
+            SPEECH_RECOGNITION,
+            TOKEN_CLASSIFICATION,
+            SUMMARIZATION,
+            QUESTION_ANSWERING,
+        )
+    }
+)
+CLASSIFICATION = (TEXT_CLASSIFICATION.name, IMAGE_CLASSIFICATION.name)
+
+
+def find_task(name: str) -> TaskKind:
+    """Return a task by its name.
+
+    Args:
+        name: A key of `TASKS`.
+
+    Returns:
+        The task.
+
+    Raises:
+        ConfigError: If there is no task of that name.
+    """
+    if name not in TASKS:
+        raise ConfigError(f"there is no task {name!r}. Choose one of {', '.join(TASKS)}.")
+    return TASKS[name]
+
+
+def default_task(model_name: str) -> TaskKind:
+    """Choose the task that a model is for, if nobody says: what it reads decides.
+
+    Args:
+        model_name: A local folder, a hub id, or a packaged model.
+
+    Returns:
+        Speech recognition for a model that writes down speech, else classification.
+
+    Raises:
+        ConfigError: If there is no such model.
+        UnsupportedArchitectureError: If it reads neither texts nor images nor speech.
+    """
+    modality = modality_of(model_name)
+    return SPEECH_RECOGNITION if modality == "audio" else TASKS[f"{modality}-classification"]

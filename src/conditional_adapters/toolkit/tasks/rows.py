@@ -1,0 +1,98 @@
+"""Read the data of any task into one normal form, and divide it."""
+
+import itertools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ConfigError
+from ._data_spec import DataSpec
+from ._rows import Column, copy_cells, open_reader, skip_report, usable_rows
+from ._split import split_train_test
+from .task import RowLoader, TaskKind
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def load_task_rows(
+    kind: TaskKind,
+    spec: DataSpec,
+    *,
+    labels: Sequence[str] | None = None,
+    with_targets: bool = True,
+) -> "datasets.Dataset":
+    """Read and check a data set for a task.
+
+    Args:
+        kind: The task.
+        spec: The source and how to read it.
+        labels: The class names that a trained model knows; None means those of the source.
+        with_targets: Whether to read what the model shall predict.
+
+    Returns:
+        The usable rows in their order, with the columns of the task.
+
+    Raises:
+        ConfigError: If `spec.columns` names a column that the task does not have.
+        DataError: If the source cannot be read, has no such column or no usable row, or has a bad
+            row while `spec.on_bad_row` is "stop".
+        AssetError: If a packaged set is not installed.
+    """
+    roles = [column.role for column in kind.columns(None)]
+    for role in spec.columns:
+        if role not in roles:
+            raise ConfigError(
+                f"{kind.name} has no column {role!r}. Its columns are {', '.join(roles)}."
+            )
+    return kind.load_rows(spec, labels=labels, with_targets=with_targets)
+
+
+def split_rows(
+    kind: TaskKind, rows: "datasets.Dataset", *, test_size: int | float, seed: int
+) -> tuple["datasets.Dataset", "datasets.Dataset"]:
+    """Divide rows at random, by class where there are classes of rows.
+
+    Args:
+        kind: The task.
+        rows: From `load_task_rows`.
+        test_size: Rows of the test part (int, >= 1), or its share of all rows (float, 0 to 1).
+        seed: The same seed gives the same parts.
+
+    Returns:
+        The training and the test part, both shuffled. Rows with the same content in the
+        `split_column` of the task are on one side.
+
+    Raises:
+        ConfigError: If `test_size` leaves a side without a row.
+        DataError: If all rows, or all of a class, have the same content.
+    """
+    return split_train_test(rows, test_size=test_size, seed=seed, same=kind.split_column)
+
+
+def row_loader(
+    columns: Callable[[Sequence[str] | None], tuple[Column, ...]],
+    check: Callable[[Mapping[str, Any]], None] = lambda cells: None,
+) -> RowLoader:
+    """Make the reader of a task whose cells are copied into memory as they are read.
+
+    Args:
+        columns: As in `TaskKind`.
+        check: `check(cells)` raises `BadRow` if the cells of a row do not fit each other.
+
+    Returns:
+        The reader.
+    """
+
+    def load(
+        spec: DataSpec, *, labels: Sequence[str] | None, with_targets: bool
+    ) -> "datasets.Dataset":
+        wanted = [column for column in columns(labels) if with_targets or not column.is_target]
+        bad_rows: list[str] = []
+        examples = usable_rows(spec, open_reader(spec, wanted, check), bad_rows)
+        dataset = copy_cells(wanted, itertools.islice(examples, spec.limit))
+        if bad_rows:
+            warnings.warn(skip_report(spec.source, bad_rows, len(dataset)), stacklevel=3)
+        return dataset
+
+    return load

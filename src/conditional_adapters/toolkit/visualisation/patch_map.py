@@ -1,0 +1,138 @@
+"""Show which patches of an image a conditional model worked on, and in how many of its layers.
+
+The spectrogram of a recording is an image with one row of patches, moments, over its whole length.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from ...errors import ConfigError, RoutingError
+from ._colours import palette
+from ._page import CAPTION, TITLE, Page, plain_words
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+_OPACITY = 0.8  # of the colours over the grey image
+_SECONDS_BETWEEN_TICKS = (0.1, 0.2, 0.5, 1, 2, 5)
+_MAX_TICKS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutedImage:
+    """An image, or the spectrogram of a recording, whose patches know which layers processed them.
+
+    Attributes:
+        title: Heading of the image, for example `predicted cat, gold dog`.
+        pixels: The image as the model saw it: cut and scaled, RGB.
+        layer_counts: For each patch the number of layers that processed it, from 0 to the number of
+            layers. The grid covers the image evenly.
+        seconds: Length of the recording whose spectrogram this is, > 0; None for an image.
+    """
+
+    title: str
+    pixels: UInt8[np.ndarray, "height width 3"]
+    layer_counts: Float[np.ndarray, "rows columns"]
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype != np.uint8:
+            raise RoutingError(
+                f"the image {self.title!r} has pixels of shape {self.pixels.shape} and dtype "
+                f"{self.pixels.dtype}; they must be [height, width, 3] of uint8. Convert it to RGB."
+            )
+        if self.seconds is not None and not self.seconds > 0:
+            raise RoutingError(
+                f"the recording {self.title!r} has {self.seconds} seconds; it must have more than "
+                "0. Give its length, or None for an image."
+            )
+        if self.layer_counts.ndim != 2 or not self.layer_counts.size:
+            raise RoutingError(
+                f"the image {self.title!r} has layer counts of shape {self.layer_counts.shape}, no "
+                "non-empty grid [rows, columns]. Leave out prefix tokens and reshape the rest."
+            )
+
+    @property
+    def unit(self) -> str:
+        """What a part of it is called."""
+        return "patch" if self.seconds is None else "moment"
+
+
+def plot_patch_map(
+    images: Sequence[RoutedImage], *, num_layers: int, caption: str = ""
+) -> "matplotlib.figure.Figure":
+    """Draw each image, and beside it its patches coloured by the layers that processed them.
+
+    A spectrogram goes over the whole width, low tones at the bottom, above the same with the
+    moments coloured.
+
+    Args:
+        images: What to draw, from top to bottom; at least one. Images or recordings, not both.
+        num_layers: Number of layers that could have processed a patch, >= 1; the end of the scale.
+        caption: Text below the images; none if empty.
+
+    Returns:
+        A page 7.2 inches wide and as high as its content.
+
+    Raises:
+        ConfigError: If `num_layers` is less than 1.
+        RoutingError: If there is no image, images and recordings are mixed, or a count lies
+            outside `[0, num_layers]`.
+    """
+    if num_layers < 1:
+        raise ConfigError(f"num_layers must be at least 1, got {num_layers}. Raise num_layers.")
+    if not images:
+        raise RoutingError("got 0 images; a patch map needs at least 1. Pass a RoutedImage.")
+    (unit, *others) = {image.unit for image in images}
+    if others:
+        raise RoutingError("got images and recordings together. Draw two patch maps.")
+    page = Page()
+    page.scale(f"layers that processed the {unit} (of {num_layers})", num_layers)
+    for image in images:
+        page.skip(13.0)
+        page.write(plain_words(image.title), TITLE)
+        page.skip(3.0)
+        if image.seconds is None:
+            page.pictures([image.pixels, _heat_map(image, num_layers)])
+        else:
+            page.strip(image.pixels, ())
+            page.strip(_heat_map(image, num_layers), time_ticks(image.seconds))
+            page.write(plain_words("seconds"), CAPTION)
+    return page.finish(caption)
+
+
+def time_ticks(seconds: float) -> list[tuple[str, float]]:
+    """Number the time axis of a recording in even steps.
+
+    Args:
+        seconds: Its length, > 0.
+
+    Returns:
+        Numbers of seconds, and where they stand, in [0, 1].
+    """
+    fitting = (step for step in _SECONDS_BETWEEN_TICKS if seconds / step <= _MAX_TICKS)
+    step = next(fitting, _SECONDS_BETWEEN_TICKS[-1])
+    times = [index * step for index in range(int(seconds / step + 1e-9) + 1)]
+    return [(f"{time:g}", time / seconds) for time in times]
+
+
+def _heat_map(image: RoutedImage, num_layers: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Lay the colours of the patches over the image in grey."""
+    counts = image.layer_counts
+    if not (np.isfinite(counts).all() and counts.min() >= 0 and counts.max() <= num_layers):
+        raise RoutingError(
+            f"the image {image.title!r} has layer counts from {counts.min()} to {counts.max()}; "
+            f"they must lie between 0 and num_layers = {num_layers}. "
+            "Count only layers that can be skipped, or raise num_layers."
+        )
+    colours = np.array(palette((counts / num_layers).ravel())).reshape(*counts.shape, 3)
+    height, width, _ = image.pixels.shape
+    rows = np.arange(height) * counts.shape[0] // height
+    columns = np.arange(width) * counts.shape[1] // width
+    grey = image.pixels.mean(-1, keepdims=True) / 255
+    mixed = _OPACITY * colours[np.ix_(rows, columns)] + (1 - _OPACITY) * grey
+    return np.asarray((255 * mixed).round(), dtype=np.uint8)

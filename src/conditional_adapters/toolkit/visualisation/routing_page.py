@@ -1,0 +1,285 @@
+"""Write a self-contained HTML page that shows what a conditional model did with some rows.
+
+A slider chooses among reduction factors that were computed before; nothing is fetched and nothing
+runs elsewhere. `templates/` holds the page, its style and its script. Here is only what goes into
+them: user text reaches the page through Jinja's escaping, or as JSON, and a content security policy
+lets no script run but ours.
+
+Words and patches have one of 21 levels of colour. More layers are darker on a white page, with the
+colours of our pictures, and brighter on a black one, with those of matplotlib's magma. Both scales
+change evenly in brightness, so colour-blind readers can follow them, too.
+"""
+
+import base64
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from ...errors import RoutingError
+from ._colours import RGB, palette, readable_ink
+from .patch_map import RoutedImage, time_ticks
+from .token_map import RoutedDocument
+
+if TYPE_CHECKING:
+    import jinja2
+
+_STEPS = 20  # of the colour scale
+_DARK_COLORMAP, _DARK_RANGE = "magma", (0.1, 0.97)  # the page itself is darker than its low end
+_MAX_CLASSES = 8
+_MAX_TICKS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutedRun:
+    """What a model did with one row at one reduction factor.
+
+    Attributes:
+        reduction_factor: r.
+        probabilities: Of each class; empty where nothing is classified.
+        processed: True where a layer processed a token; the first row is the layer nearest the
+            input.
+        view: The same summed over layers, for each word, patch or moment.
+        transcript: What was heard; None where nothing is written.
+    """
+
+    reduction_factor: float
+    probabilities: Sequence[float]
+    processed: Bool[np.ndarray, "layers tokens"]
+    view: RoutedDocument | RoutedImage
+    transcript: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutedRow:
+    """What a model did with one text, image or recording.
+
+    Attributes:
+        heading: What the row is called.
+        gold: Its right class or transcript; None if unknown.
+        tokens: Name of each token.
+        is_routed: For each layer, whether it chooses tokens; the others process all.
+        dense_probabilities: Of each class, when every layer processes every token (r = 1); empty
+            where nothing is classified.
+        runs: One per reduction factor, ascending; the same factors for all rows of a page.
+        num_cut_words: Words behind the point where the tokenizer truncated the text.
+        dense_transcript: What was heard at r = 1; None where nothing is written.
+    """
+
+    heading: str
+    gold: str | None
+    tokens: Sequence[str]
+    is_routed: Sequence[bool]
+    dense_probabilities: Sequence[float]
+    runs: Sequence[RoutedRun]
+    num_cut_words: int = 0
+    dense_transcript: str | None = None
+
+
+def render_routing_page(
+    rows: Sequence[RoutedRow], *, labels: Sequence[str], title: str, start: int = 0
+) -> str:
+    """Write the page.
+
+    Args:
+        rows: What to show, from top to bottom; at least one.
+        labels: Class names in the order of the probabilities; empty where nothing is classified.
+        title: Heading of the page.
+        start: Index of the reduction factor that is shown first.
+
+    Returns:
+        HTML, complete: style, script and images are inside.
+
+    Raises:
+        RoutingError: If there is no row, or rows differ in their reduction factors.
+    """
+    factors = [run.reduction_factor for run in rows[0].runs] if rows else []
+    if not factors or any([run.reduction_factor for run in r.runs] != factors for r in rows):
+        raise RoutingError(
+            f"a page needs at least 1 row, and all rows at the same reduction factors; got "
+            f"{len(rows)} rows at {[[run.reduction_factor for run in r.runs] for r in rows]}. "
+            "Route all rows together."
+        )
+    environment = _environment()
+    script = environment.get_template("routing.js").render().strip()
+    num_layers = sum(rows[0].is_routed)
+    shown = [_row(row, labels, num_layers, start) for row in rows]
+    return environment.get_template("routing.html").render(
+        title=title,
+        rows=shown,
+        factors=[f"{factor:g}" for factor in factors],
+        start=start,
+        num_layers=num_layers,
+        ticks=_ticks(num_layers),
+        levels=range(_STEPS + 1),
+        style=environment.get_template("routing.css").render(_schemes()),
+        script=script,
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        data={
+            "factors": [f"{factor:g}" for factor in factors],
+            "layers": num_layers,
+            "rows": [row["data"] for row in shown],
+        },
+    )
+
+
+def render_routing_fragment(row: RoutedRow, *, labels: Sequence[str]) -> str:
+    """Write one run of a row as a part of another page, without slider and script.
+
+    Args:
+        row: What to show, with exactly one run.
+        labels: Class names in the order of the probabilities; empty where nothing is classified.
+
+    Returns:
+        HTML to put into an element of the class `coda`, on a page with `fragment_style`.
+
+    Raises:
+        RoutingError: If the row has not one run.
+    """
+    if len(row.runs) != 1:
+        raise RoutingError(f"a fragment shows 1 run, got {len(row.runs)}. Choose one.")
+    num_layers = sum(row.is_routed)
+    return (
+        _environment()
+        .get_template("fragment.html")
+        .render(
+            row=_row(row, labels, num_layers, start=0),
+            factor=f"{row.runs[0].reduction_factor:g}",
+            levels=range(_STEPS + 1),
+            ticks=_ticks(num_layers),
+            num_layers=num_layers,
+        )
+    )
+
+
+def fragment_style() -> str:
+    """Write the style of fragments: dark within an element of the class `dark`, light elsewhere.
+
+    Returns:
+        CSS, all of whose rules are confined to elements of the class `coda`.
+    """
+    return _environment().get_template("fragment.css").render(_schemes())
+
+
+def _schemes() -> dict[str, list[dict[str, str]]]:
+    return {
+        "light": _colours(np.linspace(0, 1, _STEPS + 1)),
+        "dark": _colours(np.linspace(*_DARK_RANGE, _STEPS + 1), _DARK_COLORMAP),
+    }
+
+
+def _environment() -> "jinja2.Environment":
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__ or "", "templates"),
+        # The script and the style are files of ours: no user text is in them.
+        autoescape=lambda name: name is None or name.endswith(".html"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _row(row: RoutedRow, labels: Sequence[str], num_layers: int, start: int) -> dict[str, Any]:
+    """Collect what the template shows of a row; `data` is what the script needs."""
+    view = row.runs[start].view
+    counts = [_counts(run.view) for run in row.runs]
+    listed = _listed_classes(row) if labels else []
+    layers = [_layers(run.processed) for run in row.runs]
+    return {
+        "heading": row.heading,
+        "gold": row.gold,
+        "dense": [row.dense_probabilities[index] for index in listed],
+        "labels": [labels[index] for index in listed],
+        "num_hidden_classes": len(labels) - len(listed),
+        "words": view.words if isinstance(view, RoutedDocument) else None,
+        "num_cut_words": row.num_cut_words,
+        "dense_transcript": row.dense_transcript,
+        "image": None if isinstance(view, RoutedDocument) else _image(view),
+        "tokens": row.tokens,
+        "is_routed": list(reversed(row.is_routed)),
+        "data": {
+            "verdicts": [_verdict(row, run, labels) for run in row.runs],
+            "transcripts": [run.transcript for run in row.runs],
+            "probabilities": [[float(run.probabilities[i]) for i in listed] for run in row.runs],
+            "counts": [[round(count, 2) for count in values] for values in counts],
+            "levels": [[round(_STEPS * c / num_layers) for c in values] for values in counts],
+            "layers": layers,
+        },
+    }
+
+
+def _counts(view: RoutedDocument | RoutedImage) -> list[float]:
+    values = view.layer_counts
+    return [
+        float(count) for count in (values.ravel() if isinstance(values, np.ndarray) else values)
+    ]
+
+
+def _layers(processed: Bool[np.ndarray, "layers tokens"]) -> list[str]:
+    """Write one digit per token and one word per layer, the topmost layer first."""
+    return ["".join("01"[int(cell)] for cell in layer) for layer in processed[::-1]]
+
+
+def _listed_classes(row: RoutedRow) -> list[int]:
+    """Choose the classes that matter in any run, by falling probability of the dense model."""
+    dense = np.asarray(row.dense_probabilities)
+    highest = np.max([dense, *(np.asarray(run.probabilities) for run in row.runs)], axis=0)
+    kept = np.argsort(-highest, kind="stable")[:_MAX_CLASSES]
+    return sorted((int(index) for index in kept), key=lambda index: -dense[index])
+
+
+def _verdict(row: RoutedRow, run: RoutedRun, labels: Sequence[str]) -> str:
+    """Say in words what the bars or the transcripts show."""
+    if not labels:
+        is_same = run.transcript == row.dense_transcript
+        return "The same transcript." if is_same else "The transcripts differ."
+    dense = labels[int(np.argmax(row.dense_probabilities))]
+    ours = labels[int(np.argmax(run.probabilities))]
+    if ours == dense:
+        return f"Same answer: {ours}."
+    return f"Different answers: {dense} with every token, {ours} at r = {run.reduction_factor:g}."
+
+
+def _image(view: RoutedImage) -> dict[str, Any]:
+    height, width, _ = view.pixels.shape
+    rows, columns = view.layer_counts.shape
+    return {
+        "source": f"data:image/png;base64,{_png(view.pixels)}",
+        "width": width,
+        "height": height,
+        "rows": rows,
+        "columns": columns,
+        "unit": view.unit,
+        "ticks": [] if view.seconds is None else time_ticks(view.seconds),
+    }
+
+
+def _png(pixels: UInt8[np.ndarray, "height width 3"]) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _colours(fractions: Iterable[float], *colormap_name: str) -> list[dict[str, str]]:
+    """Look up the colour of each level, and black or white for the text on it."""
+    colours = palette(fractions, *colormap_name)
+    return [{"ground": _hex(rgb), "ink": readable_ink(rgb)} for rgb in colours]
+
+
+def _hex(rgb: RGB) -> str:
+    return "#" + "".join(f"{round(255 * channel):02x}" for channel in rgb)
+
+
+def _ticks(num_layers: int) -> list[tuple[int, float]]:
+    """Number the colour scale in even steps; each number has the place of its level, in [0, 1]."""
+    stride = -(-num_layers // _MAX_TICKS)
+    ticks = [*range(0, num_layers - stride + 1, stride), num_layers]
+    return [(tick, (_STEPS * tick / num_layers + 0.5) / (_STEPS + 1)) for tick in ticks]

@@ -1,0 +1,200 @@
+"""Show which words of a text a conditional model worked on, and in how many of its layers."""
+
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool
+
+from ...errors import ConfigError, RoutingError
+from ._colours import SKIPPED_AND_PROCESSED, palette
+from ._page import BODY, TITLE, Page, Word, plain_words
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+    import matplotlib.font_manager
+
+_MAX_COLUMNS = 64
+_MAX_LABEL_LENGTH = 14
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutedDocument:
+    """A text whose words know how many layers processed them.
+
+    Attributes:
+        title: Heading of the document, for example `business: predicted business, gold sport`.
+        words: The text, word by word; at least one.
+        layer_counts: For each word the number of layers that processed it, from 0 to the number of
+            layers. Fractions are welcome: they are means over the tokens of a word.
+    """
+
+    title: str
+    words: Sequence[str]
+    layer_counts: Sequence[float]
+
+    def __post_init__(self) -> None:
+        if len(self.words) == 0:
+            raise RoutingError(
+                f"the document {self.title!r} has 0 words; it needs at least 1. "
+                "Leave out empty documents."
+            )
+        if len(self.words) != len(self.layer_counts):
+            raise RoutingError(
+                f"the document {self.title!r} has {len(self.words)} words but "
+                f"{len(self.layer_counts)} layer counts; there must be one count per word. "
+                "Pair them with words_from_tokens."
+            )
+
+
+def words_from_tokens(
+    offsets: Sequence[tuple[int, int]], text: str, layer_counts: Sequence[int]
+) -> tuple[list[str], list[float]]:
+    """Join tokens into the whitespace-separated words of a text and average their layer counts.
+
+    A token belongs to every word with which it shares a character, so special tokens (offsets
+    `(0, 0)`) belong to none. The count of a word is the mean over its tokens: a maximum would
+    paint rare words dark merely because they fall into many pieces. A word without any token, as
+    behind the point where the tokenizer truncated the text, is left out.
+
+    Args:
+        offsets: Start and end of each token as characters of `text`, as fast tokenizers return
+            with `return_offsets_mapping=True`.
+        text: The string that was tokenized.
+        layer_counts: Number of layers that processed each token.
+
+    Returns:
+        The words that have tokens, in the order of the text, and the mean count of each.
+
+    Raises:
+        RoutingError: If the lengths disagree or an offset lies outside the text.
+    """
+    if len(offsets) != len(layer_counts):
+        raise RoutingError(
+            f"got {len(offsets)} offsets but {len(layer_counts)} layer counts; there must be one "
+            "of each per token. Pass both for the same encoding, special tokens included."
+        )
+    matches = list(re.finditer(r"\S+", text))
+    ends = [match.end() for match in matches]
+    counts_of_word: list[list[int]] = [[] for _ in matches]
+    for (start, end), count in zip(offsets, layer_counts, strict=True):
+        if not 0 <= start <= end <= len(text):
+            raise RoutingError(
+                f"the token offset {(start, end)} must satisfy 0 <= start <= end <= {len(text)}, "
+                "the length of the text. Pass the text that was tokenized."
+            )
+        word = bisect_right(ends, start)  # the first word that ends behind the start of the token
+        while word < len(matches) and matches[word].start() < end:
+            counts_of_word[word].append(count)
+            word += 1
+    shown = [(match.group(), c) for match, c in zip(matches, counts_of_word, strict=True) if c]
+    return [word for word, _ in shown], [sum(counts) / len(counts) for _, counts in shown]
+
+
+def plot_token_map(
+    documents: Sequence[RoutedDocument],
+    *,
+    num_layers: int,
+    caption: str = "",
+    max_words: int = 180,
+) -> "matplotlib.figure.Figure":
+    """Draw documents as flowing text, each word coloured by the layers that processed it.
+
+    Characters without a glyph in DejaVu Sans (Chinese, for example) appear as a white square.
+    Save the figure at its own resolution: word widths are measured for it.
+
+    Args:
+        documents: What to draw, from top to bottom; at least one.
+        num_layers: Number of layers that could have processed a word, >= 1; the end of the scale.
+        caption: Text below the documents; none if empty.
+        max_words: Words shown per document, >= 1. The rest is counted behind an ellipsis.
+
+    Returns:
+        A page 7.2 inches wide and as high as its content.
+
+    Raises:
+        ConfigError: If `num_layers` or `max_words` is less than 1.
+        RoutingError: If there is no document or a count lies outside `[0, num_layers]`.
+    """
+    for name, value in {"num_layers": num_layers, "max_words": max_words}.items():
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}. Raise {name}.")
+    if not documents:
+        raise RoutingError("got 0 documents; a token map needs at least 1. Pass a RoutedDocument.")
+    for document in documents:
+        _check_counts(document, num_layers)
+    page = Page()
+    page.scale(f"layers that processed the word (of {num_layers})", num_layers)
+    for document in documents:
+        page.skip(13.0)
+        page.write(plain_words(document.title), TITLE)
+        page.skip(3.0)
+        colours = palette(count / num_layers for count in document.layer_counts[:max_words])
+        words = [Word(*pair) for pair in zip(document.words[:max_words], colours, strict=True)]
+        hidden = len(document.words) - max_words
+        if hidden > 0:
+            words.append(Word(f"\N{HORIZONTAL ELLIPSIS} {hidden} more word{'s'[: hidden > 1]}"))
+        page.write(words, BODY)
+    return page.finish(caption)
+
+
+def plot_layer_token_heatmap(
+    selected: Bool[np.ndarray, "layers tokens"],
+    labels: Sequence[str] | None = None,
+    *,
+    caption: str = "",
+) -> "matplotlib.figure.Figure":
+    """Draw which token was processed in which layer, wrapped like text every 64 tokens.
+
+    Args:
+        selected: True where a layer processed a token; at least one layer and one token. The
+            first row is the layer nearest the input, drawn at the bottom as layer 1.
+        labels: Name of each token; shortened to 14 characters. No names are drawn if None.
+        caption: Text below the map; none if empty.
+
+    Returns:
+        A page 7.2 inches wide and as high as its content.
+
+    Raises:
+        RoutingError: If `selected` is not such an array or the number of labels is not its width.
+    """
+    if selected.ndim != 2 or selected.dtype != np.bool_ or not selected.size:
+        raise RoutingError(
+            f"selected has shape {selected.shape} and dtype {selected.dtype}; it must be a "
+            "non-empty array [layers, tokens] of bool. Stack one row per layer."
+        )
+    num_tokens = selected.shape[1]
+    names = [""] * num_tokens if labels is None else [_shorten(label) for label in labels]
+    if len(names) != num_tokens:
+        raise RoutingError(
+            f"got {len(names)} labels for {num_tokens} tokens; there must be one per token. "
+            "Pass all labels or None."
+        )
+    page = Page()
+    skipped, processed = palette(SKIPPED_AND_PROCESSED)
+    page.write([Word("processed by the layer", processed), Word("skipped", skipped)], BODY)
+    for start in range(0, num_tokens, _MAX_COLUMNS):
+        columns = slice(start, start + _MAX_COLUMNS)
+        page.skip(8.0)
+        page.grid(selected[:, columns], names[columns])
+    return page.finish(caption)
+
+
+def _shorten(label: str) -> str:
+    """Cut a label to a length that fits below a cell."""
+    if len(label) <= _MAX_LABEL_LENGTH:
+        return label
+    return label[: _MAX_LABEL_LENGTH - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _check_counts(document: RoutedDocument, num_layers: int) -> None:
+    for word, count in zip(document.words, document.layer_counts, strict=True):
+        if not 0 <= count <= num_layers:
+            raise RoutingError(
+                f"the word {word!r} of the document {document.title!r} has layer count {count}; "
+                f"it must lie between 0 and num_layers = {num_layers}. "
+                "Count only layers that can be skipped, or raise num_layers."
+            )
