@@ -14,8 +14,7 @@ from ..errors import AttachmentError
 from ..model.attachment import active_adapter, conditional_layers
 from ..model.structure import find_sites
 from ..modules import RoutingDecision
-from ..modules.rows import ROWS_ARGUMENT
-from ..modules.sequence import CONTEXT_ARGUMENT
+from ..modules.context import ADAPTERS_ARGUMENT, CONTEXT_ARGUMENT
 
 
 @dataclass
@@ -119,7 +118,7 @@ class _Recorder:
         self.record.token_mask = None
 
     def store_mask(self, layer: nn.Module, args: object, kwargs: dict[str, Any]) -> None:
-        if kwargs.get(ROWS_ARGUMENT) is not None:
+        if kwargs.get(ADAPTERS_ARGUMENT) is not None:
             raise AttachmentError(
                 "record_routing records the routers of the active adapter, and this call names "
                 "adapters row by row. Call set_adapter(model, name) and run the rows of each "

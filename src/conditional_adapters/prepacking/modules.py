@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ..modules._subclass import DynamicSubclass
-from ..modules.adapter import ACTIVATIONS
+from ..ops import ACTIVATIONS
 from .operators import can_pack, pack_weight, packed_linear
 
 

@@ -5,7 +5,7 @@ from typing import TypeVar
 from torch import nn
 
 from ..errors import AttachmentError
-from ..modules._subclass import become, leave
+from ..modules._subclass import add_mixin, remove_mixin
 from ..modules.adapter import ParallelAdapter
 from .modules import PackedAdapter, PackedLinear, PackedModule
 
@@ -51,7 +51,7 @@ def pack_weights(model: ModelT) -> ModelT:
     for module in list(model.modules()):
         mixin = _MIXINS.get(type(module))
         if mixin is not None and mixin.coda_can_pack(module):
-            module = become(module, mixin)
+            module = add_mixin(module, mixin)
         if isinstance(module, PackedModule) and module.coda_can_pack(module):
             module.coda_pack()
             found += 1
@@ -75,6 +75,6 @@ def unpack_weights(model: ModelT) -> ModelT:
     """
     for module in model.modules():
         if isinstance(module, PackedModule):
-            leave(module, PackedModule)
+            remove_mixin(module, PackedModule)
             del module.coda_packed
     return model

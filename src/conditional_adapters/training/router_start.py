@@ -168,7 +168,8 @@ class _Observed:
         self, index: int, layer: nn.Module, inputs: tuple[Tensor, ...], output: object
     ) -> None:
         """Keep what a layer read and what it changed; of a shared layer, in its first use."""
-        states = cast("ConditionalLayer", layer).coda_normalise(inputs[0])
+        norm = cast("ConditionalLayer", layer).coda_norm
+        states = inputs[0] if norm is None else norm(inputs[0])
         update = layer_states(output) - inputs[0]
         mask = self.routing.token_mask
         if mask is None:
