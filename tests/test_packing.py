@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 import conditional_adapters as ca
 from benchmarks._products import OperatorObserver
 from conditional_adapters.analysis.timing import compile_module
-from conditional_adapters.modules import packed as packed_modules
 from conditional_adapters.modules.adapter import ParallelAdapter
+from conditional_adapters.prepacking import modules as packed_modules
 from conditional_adapters.prepacking.modules import PackedAdapter, PackedModule
 from tests.contracts.test_architectures import logits_of, make_conditional
 from tests.test_dense_below import CASES
@@ -291,7 +291,7 @@ def test_the_operator_of_graphs_finds_the_copy_of_its_weight(with_residual, prod
 def test_the_file_can_be_loaded_again() -> None:
     code = (
         "import importlib, torch, conditional_adapters as ca;"
-        "from conditional_adapters.modules import packed;"
+        "from conditional_adapters.prepacking import modules as packed;"
         "importlib.reload(packed);"
         "operator = torch.ops.conditional_adapters.packed_product.default;"
         "states, weight = torch.randn(2, 3), torch.randn(4, 3);"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from conditional_adapters.ops import can_pack, pack_weight, packed_linear
+from conditional_adapters.prepacking.operators import can_pack, pack_weight, packed_linear
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this build of PyTorch has no oneDNN"
