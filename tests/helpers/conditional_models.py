@@ -11,7 +11,7 @@ from conditional_adapters.model.attachment import adapter_parameters
 
 from .tiny_models import TINY_MODELS
 
-REDUCTION = 3
+REDUCTION, ADAPTER_DIM = 3, 5
 # One model of each kind, as name, padding and attention mode.
 REPRESENTATIVES = [
     ("bert", "right", "k_to_k"),
@@ -23,12 +23,19 @@ REPRESENTATIVES = [
 ]
 
 
+def attach_tiny(name: str, **settings: object) -> PreTrainedModel:
+    """A tiny model with a new adapter."""
+    tiny = TINY_MODELS[name]
+    config = ca.ConditionalAdapterConfig(adapter_dim=ADAPTER_DIM, **settings)
+    return ca.attach(tiny.build(tiny.attention), config)
+
+
 def make_conditional(
     model: PreTrainedModel, reduction_factor: float = REDUCTION, **settings: object
 ) -> PreTrainedModel:
     """Attach, and give every new parameter a value that matters."""
     config = ca.ConditionalAdapterConfig(
-        reduction_factor=reduction_factor, adapter_dim=5, **settings
+        reduction_factor=reduction_factor, adapter_dim=ADAPTER_DIM, **settings
     )
     ca.attach(model, config)
     with torch.no_grad():

@@ -19,6 +19,7 @@ from conditional_adapters.analysis.timing import compile_module
 from conditional_adapters.modules.adapter import ParallelAdapter
 from conditional_adapters.prepacking import modules as packed_modules
 from conditional_adapters.prepacking.modules import PackedAdapter, PackedModule
+from conditional_adapters.prepacking.operators import can_pack
 from tests.helpers.conditional_models import REPRESENTATIVES, logits_of, make_conditional
 from tests.helpers.tiny_models import TINY_MODELS
 
@@ -176,7 +177,7 @@ def test_a_changed_weight_is_noticed(change) -> None:
     with torch.no_grad(), Packed() as packed:
         found = linear(states)
     expected = nn.functional.linear(states, linear.weight, linear.bias)
-    assert packed.num_calls == 1
+    assert packed.num_calls == can_pack(linear.weight)  # not all processors have bfloat16
     tolerance = 1e-5 if linear.weight.dtype == torch.float32 else 2e-2
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
     if change is not by_type:
