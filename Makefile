@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # One process per core, each with one thread: the models in the tests are small. tests/conftest.py
 # says what stays in one process.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses=4
-TORCHAO_TESTS := tests/integrations/test_torchao.py tests/test_benchmarks.py
+TORCHAO_TESTS := tests/integrations/test_torchao.py tests/benchmarks/test_benchmarks.py
 export HF_HUB_OFFLINE ?= 1
 # Silences an advertisement of mkdocs-material.
 export NO_MKDOCS_2_WARNING ?= 1

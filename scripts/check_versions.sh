@@ -7,7 +7,7 @@
 set -e
 cd "$(dirname "$0")/.."
 python="${PYTHON:-.venv/bin/python}"
-tests="${TESTS:-tests/integrations tests/contracts tests/test_attach.py tests/test_checkpoint.py tests/test_generation.py tests/test_lora_inside.py tests/test_whisper_lengths.py}"
+tests="${TESTS:-tests/integrations tests/contracts tests/checkpoint tests/architectures/test_whisper.py tests/model/test_attach.py tests/model/test_generation.py}"
 
 newest() { "$python" -m pip index versions "$1" 2>/dev/null | sed -n '1s/.*(\(.*\))/\1/p'; }
 

@@ -20,7 +20,7 @@ from conditional_adapters.architectures import (
     composite_path,
     refused_architectures,
 )
-from tests.tiny_models import TINY_MODELS
+from tests.helpers.tiny_models import TINY_MODELS
 
 TARGET = Path("docs/support-matrix.md")
 CHECKS = {
@@ -42,7 +42,7 @@ gradients; copies; save, load and detach bit for bit. *right* and *left* are sid
 *half* is bfloat16 and float16, *compile* is `torch.compile(fullgraph=True)`, and the last column
 counts tests. A dash is something that the family does not have. Flash attention is unverified, as
 it needs a GPU; flex attention is refused. The tests are in `tests/contracts/test_architectures.py`,
-the models in `tests/tiny_models/`.
+the models in `tests/helpers/tiny_models/`.
 
 {table}
 

@@ -18,21 +18,23 @@ from xdist.scheduler import LoadScopeScheduling
 
 from conditional_adapters.toolkit.assets import ASSETS
 
+pytest.register_assert_rewrite("tests.helpers")  # before any test imports from there
+
 # Files whose tests share something slow to make: a trained or exported model, a server, a site.
 SHARING = {
-    "assets/test_dinov2.py",
-    "assets/test_whisper.py",
-    "cli/test_cli.py",
-    "cli/test_export.py",
-    "cli/test_pretrain.py",
-    "cli/test_show.py",
-    "demo/test_demo_in_a_browser.py",
+    "documents/test_pages.py",
+    "documents/test_site.py",
     "integrations/test_onnx.py",
-    "tasks/test_speech_recognition.py",
-    "test_docs_pages.py",
-    "test_packaging.py",
-    "test_site.py",
-    "visualisation/test_routing_page_in_a_browser.py",
+    "project/test_packaging.py",
+    "toolkit/assets/test_dinov2.py",
+    "toolkit/assets/test_whisper.py",
+    "toolkit/cli/test_cli.py",
+    "toolkit/cli/test_export.py",
+    "toolkit/cli/test_pretrain.py",
+    "toolkit/cli/test_show.py",
+    "toolkit/demo/test_demo_in_a_browser.py",
+    "toolkit/tasks/kinds/test_speech_recognition.py",
+    "toolkit/visualisation/test_routing_page_in_a_browser.py",
 }
 
 

@@ -6,7 +6,7 @@ import torch
 import conditional_adapters as ca
 from conditional_adapters import RoutingDecision, record_routing
 from conditional_adapters.analysis import router_statistics
-from tests.tiny_models import TINY_MODELS, pad_text
+from tests.helpers.tiny_models import TINY_MODELS, pad_text
 
 
 def decision(

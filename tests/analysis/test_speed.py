@@ -7,7 +7,7 @@ from transformers import BertConfig, BertForSequenceClassification
 import conditional_adapters as ca
 from conditional_adapters.analysis import speed
 from conditional_adapters.model.attachment import get_attachment
-from tests.tiny_models import TINY_MODELS
+from tests.helpers.tiny_models import TINY_MODELS
 
 
 def test_a_model_says_how_much_faster_it_is_than_its_base() -> None:

@@ -10,7 +10,7 @@ from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 import conditional_adapters as ca
 from conditional_adapters.architectures._position_bias import bias_of_distances
 from conditional_adapters.ops import spread_relative_bias
-from tests.tiny_models import TINY_MODELS
+from tests.helpers.tiny_models import TINY_MODELS
 
 T5_SIZES = {"d_model": 12, "d_kv": 4, "num_heads": 3, "relative_attention_max_distance": 9}
 ATTENTIONS = {

@@ -3,8 +3,8 @@
 import copy
 import math
 import pickle
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -13,12 +13,23 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import conditional_adapters as ca
+from conditional_adapters.architectures import _registry
 from conditional_adapters.model.attachment import adapter_parameters, conditional_layers
 from conditional_adapters.model.structure import find_sites
-from conditional_adapters.modules import ConditionalLayer
-from tests.tiny_models import TINY_MODELS, TinyModel
+from tests.helpers import ROOT
+from tests.helpers.conditional_models import (
+    REDUCTION,
+    all_states,
+    logits_and_states_of,
+    logits_of,
+    make_conditional,
+    make_tiny,
+    states_of,
+)
+from tests.helpers.dense_oracle import oracle
+from tests.helpers.tiny_models import TINY_MODELS
+from tests.helpers.tiny_models.custom_encoder import CUSTOM_ENCODER
 
-REDUCTION = 3
 ARCHITECTURES = list(TINY_MODELS)
 CASES = [
     pytest.param(name, attention, padding, mode, id=f"{name}-{attention}-{padding}-{mode}")
@@ -53,56 +64,6 @@ def skip_what_the_dense_family_cannot_do(
     for key in (check, request.node.name):  # all cases of a check, or one of them
         if key in skips:
             pytest.skip(skips[key])
-
-
-def make_conditional(
-    model: PreTrainedModel, reduction_factor: float = REDUCTION, **settings: object
-) -> PreTrainedModel:
-    """Attach, and give every new parameter a value that matters."""
-    config = ca.ConditionalAdapterConfig(
-        reduction_factor=reduction_factor, adapter_dim=5, **settings
-    )
-    ca.attach(model, config)
-    with torch.no_grad():
-        for path, parameter in adapter_parameters(model, "default"):
-            if ".coda_adapters." in path:
-                parameter.normal_(std=0.3)
-            else:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
-
-
-def make_tiny(name: str, mode: str = "k_to_k") -> tuple[PreTrainedModel, dict[str, Tensor]]:
-    tiny = TINY_MODELS[name]
-    model = make_conditional(tiny.build(tiny.attention), attention_mode=mode)
-    return model, tiny.inputs()
-
-
-def logits_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
-    """Return what a task model answers, or the embedding or states of one without a task."""
-    return answer(model(**inputs))
-
-
-def logits_and_states_of(
-    model: PreTrainedModel, inputs: dict[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Return both of one forward pass."""
-    output = model(**inputs, output_hidden_states=True)
-    return answer(output), torch.stack(all_states(output))
-
-
-def answer(output: Mapping[str, Tensor]) -> Tensor:
-    names = ("logits", "text_embeds", "image_embeds", "last_hidden_state")
-    return next(output[name] for name in names if output.get(name) is not None)
-
-
-def states_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
-    """Return what the encoder's layers make of the batch, `[layers + 1, batch, seq, hidden]`."""
-    return torch.stack(all_states(model(**inputs, output_hidden_states=True)))
-
-
-def all_states(output: object) -> tuple[Tensor, ...]:
-    return output.get("encoder_hidden_states") or output.hidden_states
 
 
 @pytest.mark.parametrize(
@@ -165,90 +126,6 @@ def test_a_layer_equals_the_dense_layer_with_unselected_keys_masked(
             valid = tiny.valid(model, inputs, actual.shape[1])
             expected = oracle(tiny, layer, args, kwargs, decision, valid)
         torch.testing.assert_close(actual[valid], expected[valid], atol=2e-5, rtol=1e-4)
-
-
-def oracle(
-    tiny: TinyModel,
-    layer: ConditionalLayer,
-    args: tuple[object, ...],
-    kwargs: dict[str, object],
-    decision: ca.RoutingDecision,
-    valid: Tensor,
-) -> Tensor:
-    """Equation 7 without gathering: the dense layer on all tokens, with keys masked."""
-    states = args[0]
-    assert isinstance(states, Tensor)
-    batch, seq, _ = states.shape
-    is_selected = torch.zeros(batch, seq, dtype=torch.bool)
-    weights = torch.zeros(batch, seq)
-    for row in range(batch):
-        for slot in range(decision.selected_indices.shape[1]):
-            if decision.is_selected[row, slot]:
-                position = decision.selected_indices[row, slot]
-                is_selected[row, position] = True
-                weights[row, position] = decision.selected_weights[row, slot]
-    parts = layer.coda_adapters["default"]
-    is_key = valid if parts.attention_mode == "k_to_all" else is_selected
-    arguments = dict(zip(layer.coda_plan.argument_names, args[1:], strict=False)) | kwargs
-    arguments.pop("coda_context", None)
-    mask = arguments.get("attention_mask")
-    if mask is None and tiny.is_causal:
-        mask = torch.ones(seq, seq, dtype=torch.bool).tril().expand(batch, 1, -1, -1)
-    if mask is None and tiny.has_flat_masks:
-        mask = torch.ones(batch, seq, dtype=torch.bool)
-    arguments["attention_mask"] = hide_keys(mask, is_key, states.dtype)
-    bias = arguments.get("position_bias")
-    if isinstance(bias, Tensor) and bias.shape[-2:] != (seq, seq):
-        arguments["position_bias"] = bias_of_pairs(bias, batch)
-    with unselected_rows_unchanged(layer, states, is_selected):
-        output = type(layer).coda_original_class.forward(layer, states, **arguments)
-    heavy = output[0] if isinstance(output, tuple) else output
-    norm = layer.coda_plan.input_norm
-    normalised = states if norm is None else layer.get_submodule(norm)(states)
-    with_light = parts.adapter(normalised, states)
-    return with_light + weights.unsqueeze(-1) * (heavy - states)
-
-
-def hide_keys(mask: Tensor | None, is_key: Tensor, dtype: torch.dtype) -> Tensor:
-    """Hide keys in a mask of any form that transformers uses, beyond those hidden already."""
-    if mask is not None and mask.dim() == 2:
-        return mask & is_key
-    pairs = is_key[:, None, None, :]
-    if mask is None:
-        mask = torch.zeros(len(is_key), 1, is_key.shape[1], is_key.shape[1], dtype=dtype)
-    if mask.dtype == torch.bool:
-        return mask & pairs
-    if not mask.is_floating_point() or (mask == 1).any():  # ones and zeros; additive masks hold 0
-        return mask * pairs
-    return mask.masked_fill(~pairs, torch.finfo(mask.dtype).min)
-
-
-def bias_of_pairs(distances: Tensor, batch: int) -> Tensor:
-    """Look the distance of each pair of tokens up; of flattened heads for each row."""
-    seq = (distances.shape[-1] + 1) // 2
-    places = torch.tensor([[seq - 1 + key - query for key in range(seq)] for query in range(seq)])
-    pairs = distances[..., places]
-    return torch.cat([pairs] * batch) if distances.dim() == 2 else pairs
-
-
-@contextmanager
-def unselected_rows_unchanged(
-    layer: ConditionalLayer, states: Tensor, is_selected: Tensor
-) -> Iterator[None]:
-    """Show a Conformer's keys and convolution the layer's input where tokens are not processed."""
-    if not hasattr(layer, "conv_module"):
-        yield
-        return
-    is_processed = is_selected.unsqueeze(-1)
-    handles = (
-        layer.ffn1.register_forward_hook(lambda module, args, output: output * is_processed),
-        layer.conv_module.register_forward_pre_hook(
-            lambda module, args: (torch.where(is_processed, args[0], states), *args[1:])
-        ),
-    )
-    yield
-    for handle in handles:
-        handle.remove()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -638,3 +515,52 @@ def test_every_record_of_the_registry_is_under_contract() -> None:
         model = tiny.build(tiny.attention)
         covered |= {model.config.model_type, *find_sites(model).spec.model_types}
     assert covered == set(ca.supported_architectures())
+
+
+PAGE = ROOT / "docs/add-an-architecture.md"
+CONTRACT = {
+    name: test
+    for name, test in list(globals().items())
+    if name.startswith("test_") and "registry" not in name and "inductor" not in name
+}
+VALUES = {
+    "name": ["my-encoder"],
+    "attention": ["eager", "sdpa"],
+    "padding": ["none", "right", "left"],
+    "mode": ["k_to_k", "k_to_all"],
+    "side": ["right"],  # positions count from the left end
+    "reduction_factor": [1, 1.0001],
+    "use_reentrant": [False, True],
+    "dtype": [torch.bfloat16, torch.float16],
+}
+
+
+def cases_of_the_custom_encoder() -> list[object]:
+    found = []
+    for check, test in CONTRACT.items():
+        code = test.__code__
+        combinations: list[dict[str, object]] = [{}]
+        for name in code.co_varnames[: code.co_argcount]:
+            if name in VALUES:
+                combinations = [c | {name: v} for c in combinations for v in VALUES[name]]
+        marks = [pytest.mark.compile] if "compiling" in check else []
+        for values in combinations:
+            label = "-".join([check, *map(str, values.values())])
+            found.append(pytest.param(check, values, id=label, marks=marks))
+    return found
+
+
+@pytest.fixture
+def _registered(monkeypatch) -> None:
+    monkeypatch.setattr(_registry, "_SPECS", dict(_registry._SPECS))
+    for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL):
+        exec(code, {})
+    monkeypatch.setitem(TINY_MODELS, "my-encoder", CUSTOM_ENCODER)
+
+
+@pytest.mark.usefixtures("_registered")
+@pytest.mark.parametrize("check, values", cases_of_the_custom_encoder())
+def test_the_record_of_the_docs_meets_the_contract(check, values, tmp_path) -> None:
+    test = CONTRACT[check]
+    wants_path = "tmp_path" in test.__code__.co_varnames[: test.__code__.co_argcount]
+    test(**values, **({"tmp_path": tmp_path} if wants_path else {}))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import conditional_adapters as ca
 from conditional_adapters.model.attachment import conditional_layers
-from tests.tiny_models import HIDDEN, LAYERS, TINY_MODELS, TinyModel
+from tests.helpers.tiny_models import HIDDEN, LAYERS, TINY_MODELS, TinyModel
 
 CONFIG = ca.ConditionalAdapterConfig(reduction_factor=3, adapter_dim=5)
 PARTS = {

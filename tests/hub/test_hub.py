@@ -12,10 +12,10 @@ import conditional_adapters as ca
 from conditional_adapters.hub.model_card import is_generated
 from conditional_adapters.model.attachment import adapter_parameters
 from conditional_adapters.training import attach_pretrained
-from tests.cli.runner import run
-from tests.hub.local_hub import commit_id
-from tests.tasks.tiny_classifiers import save_with_base, text_classifier
-from tests.tiny_models import TINY_MODELS
+from tests.helpers.local_hub import commit_id
+from tests.helpers.runner import run
+from tests.helpers.tiny_classifiers import save_with_base, text_classifier
+from tests.helpers.tiny_models import TINY_MODELS
 
 CONFIG = ca.ConditionalAdapterConfig(reduction_factor=3, adapter_dim=5)
 REPO = "some-one/tiny.adapter"

@@ -15,9 +15,9 @@ from conditional_adapters.checkpoint.save_load import set_saved_reduction_factor
 from conditional_adapters.hub.measurements import Measurement, read_measurements
 from conditional_adapters.hub.model_card import is_generated, record_measurements, write_model_card
 from conditional_adapters.model.attachment import adapter_parameters
-from tests.cli.runner import run
-from tests.tasks.tiny_classifiers import image_classifier, save_with_base, text_classifier
-from tests.tiny_models._builder import ENCODER
+from tests.helpers.runner import run
+from tests.helpers.tiny_classifiers import image_classifier, save_with_base, text_classifier
+from tests.helpers.tiny_models._builder import ENCODER
 
 FACT = {"command": "coda evaluate", "data": "x.csv", "rows": 8, "metrics": {"accuracy": 0.75}}
 

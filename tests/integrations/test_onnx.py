@@ -26,7 +26,7 @@ from conditional_adapters.integrations.onnx import (
 from conditional_adapters.model.attachment import adapter_parameters, conditional_layers
 from conditional_adapters.ops import prefix_mask, select_tokens, token_budget
 from conditional_adapters.toolkit.assets import load_packaged_model
-from tests.tiny_models import TINY_MODELS
+from tests.helpers.tiny_models import TINY_MODELS
 
 # Exporting traces the model, which checks of shapes would take part in.
 pytestmark = pytest.mark.compile

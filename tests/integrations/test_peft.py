@@ -33,8 +33,8 @@ from conditional_adapters.integrations import _peft_modules
 from conditional_adapters.integrations import peft as integration
 from conditional_adapters.integrations.peft import ConditionalAdapterPeftConfig, register
 from conditional_adapters.model.attachment import adapter_parameters, get_attachment
-from tests.integrations.versions import needs_add_adapter
-from tests.tiny_models import LAYERS, TINY_MODELS
+from tests.helpers.tiny_models import LAYERS, TINY_MODELS
+from tests.helpers.versions import needs_add_adapter
 
 TINY = TINY_MODELS["bert"]
 TENSORS = "adapter_model.safetensors"

@@ -4,7 +4,7 @@ import torch
 from peft import get_peft_model
 
 from conditional_adapters.integrations.peft import ConditionalAdapterPeftConfig
-from tests.tiny_models import TINY_MODELS
+from tests.helpers.tiny_models import TINY_MODELS
 
 
 def test_each_row_of_a_peft_model_answers_as_it_does_alone() -> None:

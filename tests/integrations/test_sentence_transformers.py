@@ -2,7 +2,6 @@
 
 import os
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +11,11 @@ import torch
 import conditional_adapters as ca
 from conditional_adapters.integrations.peft import ConditionalAdapterPeftConfig
 from conditional_adapters.model.attachment import adapter_parameters
-from tests.integrations.versions import needs_add_adapter
-from tests.tasks.tiny_text import write_bert
+from tests.helpers import ROOT
+from tests.helpers.tiny_text import write_bert
+from tests.helpers.versions import needs_add_adapter
 
-PAGE = Path(__file__).parents[2] / "docs" / "sentence-transformers.md"
+PAGE = ROOT / "docs/sentence-transformers.md"
 QUESTIONS = [f"cat {'oak' * (i % 3)} {i}" for i in range(16)]
 ANSWERS = [f"{i} dog elm" for i in range(16)]
 

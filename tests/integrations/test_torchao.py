@@ -8,8 +8,8 @@ from transformers import PreTrainedModel
 import conditional_adapters as ca
 from conditional_adapters.model.attachment import adapter_parameters, conditional_layers
 from conditional_adapters.toolkit.assets import find_adapter, load_packaged_model
-from tests.contracts.test_architectures import logits_of, make_conditional
-from tests.tiny_models import TINY_MODELS
+from tests.helpers.conditional_models import logits_of, make_conditional
+from tests.helpers.tiny_models import TINY_MODELS
 
 # torchao 0.18 registers enums in a way that torch 2.13 has since made its own.
 pytestmark = [

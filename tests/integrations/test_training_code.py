@@ -20,10 +20,9 @@ from transformers import (
 
 import conditional_adapters as ca
 from conditional_adapters.model.attachment import adapter_parameters
-from tests.tasks.tiny_whisper import write_whisper
-from tests.test_docs_pages import HUB_NAMES
-from tests.test_readme import snippets
-from tests.tiny_bert import WORDS, word_tokenizer, write_bert
+from tests.helpers.documents import HUB_NAMES, snippets
+from tests.helpers.tiny_bert import WORDS, word_tokenizer, write_bert
+from tests.helpers.tiny_whisper import write_whisper
 
 PAGE = "docs/training-code.md"
 TEXTS = [" ".join(WORDS[i : i + 5 + i % 3]) for i in range(16)]

@@ -12,8 +12,8 @@ from conditional_adapters import ops
 from conditional_adapters.errors import RoutingError
 from conditional_adapters.modules.adapter import ACTIVATIONS, ParallelAdapter
 from conditional_adapters.modules.light_branch import light_branch
-from tests.ops import draws
-from tests.ops.oracles import bisect_soft_topk
+from tests.helpers import draws
+from tests.helpers.soft_topk_oracles import bisect_soft_topk
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install triton (Linux only)")
 

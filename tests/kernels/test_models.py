@@ -12,7 +12,8 @@ import conditional_adapters as ca
 from conditional_adapters import ops
 from conditional_adapters.model.attachment import adapter_parameters
 from conditional_adapters.model.structure import find_sites
-from tests.tiny_models import TINY_MODELS
+from tests.helpers import ROOT
+from tests.helpers.tiny_models import TINY_MODELS
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install triton (Linux only)")
 
@@ -91,7 +92,7 @@ def test_a_model_compiles_as_one_graph() -> None:
 
 def test_every_kernel_compiles_to_machine_code_without_a_gpu() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "0", "OMP_NUM_THREADS": "1"}
-    script = os.path.join(os.path.dirname(__file__), "compile_kernels.py")
+    script = str(ROOT / "tests/helpers/compile_kernels.py")
     command = [sys.executable, script]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -13,7 +13,7 @@ from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import (
 import conditional_adapters as ca
 from conditional_adapters.modules import ConformerAttention, RoutedTokens
 from conditional_adapters.modules._subclass import become
-from tests.tiny_models import TINY_MODELS
+from tests.helpers.tiny_models import TINY_MODELS
 
 BATCH, SEQ, HIDDEN, HEADS = 2, 9, 16, 2
 WIDTH = HIDDEN // HEADS

@@ -13,8 +13,8 @@ from conditional_adapters.modules.adapter import ParallelAdapter
 from conditional_adapters.modules.layer_adapter import LayerAdapter
 from conditional_adapters.modules.light_branch import light_branch
 from conditional_adapters.ops import _parts
-from tests.contracts.test_architectures import make_tiny, states_of
-from tests.tiny_models import TINY_MODELS
+from tests.helpers.conditional_models import make_tiny, states_of
+from tests.helpers.tiny_models import TINY_MODELS
 
 HIDDEN = 24
 NORMS = {

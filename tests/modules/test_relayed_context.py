@@ -14,7 +14,7 @@ import conditional_adapters as ca
 from conditional_adapters.model.attachment import conditional_layers, get_attachment
 from conditional_adapters.modules import SequenceContext
 from conditional_adapters.modules.sequence import CONTEXT_ARGUMENT
-from tests.tiny_models import TINY_MODELS
+from tests.helpers.tiny_models import TINY_MODELS
 
 TINY = TINY_MODELS["deberta-v3"]
 

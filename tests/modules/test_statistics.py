@@ -10,8 +10,8 @@ from torch import nn
 
 import conditional_adapters as ca
 from conditional_adapters.model.attachment import conditional_layers
-from tests.tiny_models import TINY_MODELS
-from tests.tiny_models.wav2vec2 import WAVEFORM
+from tests.helpers.tiny_models import TINY_MODELS
+from tests.helpers.tiny_models.wav2vec2 import WAVEFORM
 
 CONFIG = ca.ConditionalAdapterConfig(reduction_factor=3, adapter_dim=5)
 

@@ -11,7 +11,7 @@ from conditional_adapters.ops import (
     scatter_add_tokens,
     scatter_add_tokens_,
 )
-from tests.ops.draws import DTYPES, assert_gradients_agree, positions, values
+from tests.helpers.draws import DTYPES, assert_gradients_agree, positions, values
 
 
 def gather_tokens_by_loop(source: Tensor, indices: Tensor) -> Tensor:

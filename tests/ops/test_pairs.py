@@ -12,7 +12,7 @@ from conditional_adapters.ops import (
     relative_bias,
     spread_relative_bias,
 )
-from tests.ops.draws import DTYPES, assert_gradients_agree, positions, values
+from tests.helpers.draws import DTYPES, assert_gradients_agree, positions, values
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 

@@ -5,7 +5,7 @@ from transformers import TrainingArguments
 import conditional_adapters as ca
 from conditional_adapters.training import TrainingSettings
 from conditional_adapters.training.trainer import ConditionalTrainer
-from tests.tiny_models import TINY_MODELS
+from tests.helpers.tiny_models import TINY_MODELS
 
 
 def trainer_for(tmp_path, router_learning_rate):

@@ -21,9 +21,9 @@ from conditional_adapters.training import (
     SpanCorruption,
 )
 from conditional_adapters.training.objectives import relative_error
-from tests.tiny_bert import SPECIAL, word_tokenizer
-from tests.tiny_models import TINY_MODELS, pad_text
-from tests.tiny_models._builder import ENCODER
+from tests.helpers.tiny_bert import SPECIAL, word_tokenizer
+from tests.helpers.tiny_models import TINY_MODELS, pad_text
+from tests.helpers.tiny_models._builder import ENCODER
 
 TOKENIZER = word_tokenizer([f"w{index}" for index in range(200)])
 

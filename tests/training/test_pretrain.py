@@ -26,9 +26,9 @@ from conditional_adapters.training import (
     pretrain,
     start_routers,
 )
-from tests.tiny_bert import word_tokenizer
-from tests.tiny_models import TINY_MODELS
-from tests.tiny_models._builder import ENCODER
+from tests.helpers.tiny_bert import word_tokenizer
+from tests.helpers.tiny_models import TINY_MODELS
+from tests.helpers.tiny_models._builder import ENCODER
 
 SETTINGS = PretrainingSettings(max_steps=9, batch_size=4, log_every=1, save_every=3)
 ELASTIC = ca.ConditionalAdapterConfig(reduction_factor=(2, 3, 5), adapter_dim=4)

@@ -12,7 +12,7 @@ import conditional_adapters as ca
 from conditional_adapters.errors import ConfigError
 from conditional_adapters.model.attachment import conditional_layers
 from conditional_adapters.training import start_routers
-from tests.tiny_models._builder import ENCODER
+from tests.helpers.tiny_models._builder import ENCODER
 
 
 def bert(**settings: object) -> BertModel:

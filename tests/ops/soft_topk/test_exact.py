@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from conditional_adapters.ops import select_and_weigh, soft_topk
-from tests.ops.oracles import bisect_soft_topk
+from tests.helpers.soft_topk_oracles import bisect_soft_topk
 
 EPSILONS = (0.02, 0.1, 1.0)
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}

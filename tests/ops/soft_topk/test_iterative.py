@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from conditional_adapters.ops import soft_topk
-from tests.ops.oracles import bisect_soft_topk, coordinate_ascent
+from tests.helpers.soft_topk_oracles import bisect_soft_topk, coordinate_ascent
 
 # The schedule of the paper: 20 rounds, from 4.0 downwards by 0.7 per round.
 SCHEDULE = {"num_iterations": 20, "epsilon_init": 4.0, "epsilon_decay": 0.7}

@@ -1,0 +1,18 @@
+"""Records check themselves."""
+
+import pytest
+
+import conditional_adapters as ca
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"model_types": "bert"}, "non-empty tuple of names, got 'bert'"),
+        ({"model_types": ("x",), "num_prefix_tokens": -1}, "at least 0, got -1"),
+        ({"model_types": ("x",), "carried_outputs": {0: "y"}}, "position 0 holds the hidden"),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_refused(settings, message) -> None:
+    with pytest.raises(ca.ConfigError, match=message):
+        ca.ArchitectureSpec(layers="layers", **settings)
