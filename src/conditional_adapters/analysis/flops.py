@@ -30,7 +30,7 @@ def _attention_flop(
     return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
 
-def _packed_linear_flop(
+def _prepacked_linear_flop(
     states: tuple[int, ...],
     first: tuple[int, ...],
     second: tuple[int, ...] | None,
@@ -42,12 +42,12 @@ def _packed_linear_flop(
     return 2 * prod(states) * weight[0]
 
 
-# Operations of our models that torch 2.13 does not count: attention and packed weights on CPU.
+# Operations of our models that torch 2.13 does not count: attention and prepacked weights on CPU.
 _NOT_IN_TORCH: dict[Any, Callable[..., int]] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flop,
 }
 if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-    _NOT_IN_TORCH[torch.ops.mkldnn._linear_pointwise] = _packed_linear_flop
+    _NOT_IN_TORCH[torch.ops.mkldnn._linear_pointwise] = _prepacked_linear_flop
 
 
 @dataclass(frozen=True)
