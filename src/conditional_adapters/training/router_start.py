@@ -1,17 +1,16 @@
-"""Where routers start: at tokens whose update in the frozen layers is hard to predict.
+"""Initialise routers at salient tokens: those whose update in the frozen layers is hard to predict.
 
-The light branch of a skipped token has to stand in for the frozen layers. Where a linear map of the
-token's own state already predicts what the layers would add to it (silence, an empty background,
-punctuation), a small adapter can do that; where it does not, the token needs the layers. So the
-salience of a token is
+The light branch replaces the frozen layers for skipped tokens. Where a linear map of the token's
+own state predicts the update of the layers well (silence, an empty background, punctuation), a
+small adapter can do that; where it does not, the token needs the layers. The salience of a token is
 
     a(token) = mean over layers of log |U - linear prediction of U from N|^2,
 
-with U the layer's update and N the normalised state that the router reads, and each router starts
-at the linear map of its own N that comes nearest to it. All start towards one salience, because
-layers that choose different tokens do not read what the others write (docs/decisions/0003).
+where U is the layer's update and N the normalised state that the router reads. Each router starts
+at the linear map of its own N that fits the salience best. All routers fit the same salience,
+because layers that choose different tokens do not read each other's output (docs/decisions/0003).
 
-Two passes over a few batches through the dense layers, sums of products, no gradients.
+It takes two passes over a few batches through the dense layers, without gradients.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,24 +33,24 @@ from ..model.attachment import active_adapter, conditional_layers
 from ..modules import ConditionalLayer, Router, layer_states
 from .objectives import Batch, encoder_states
 
-_RIDGE = 1e-2  # of the mean variance of the states' coordinates; our choice
+_RIDGE = 1e-2  # of the mean variance of the state coordinates; our choice
 
 
 def start_routers(model: PreTrainedModel, batches: Sequence[Batch]) -> tuple[float, ...]:
-    """Point the routers of the active adapter at salient tokens; the module says at which.
+    """Initialise the routers of the active adapter at salient tokens.
 
     Args:
-        model: A conditional model, its active adapter fresh and with learned routers. The weights
-            of the routers change, nothing else.
-        batches: A few batches of the model's arguments, some thousand tokens in all. Padding does
-            not count. They are read twice.
+        model: A conditional model whose active adapter is untrained and has learned routers. Only
+            the weights of the routers change.
+        batches: A few batches of the model's arguments, some thousand tokens in total without
+            padding. They are read twice.
 
     Returns:
         For each layer with a router, in order, the squared correlation of its scores with the
         salience, from 0 to 1. Scores have a standard deviation of 1.
 
     Raises:
-        ConfigError: If no router is learned, or the batches hold too few tokens.
+        ConfigError: If no router is learned, or the batches have too few tokens.
         AttachmentError: If the model has no active adapter.
 
     Source:
@@ -65,8 +64,8 @@ def start_routers(model: PreTrainedModel, batches: Sequence[Batch]) -> tuple[flo
     }
     if not routers:
         raise ConfigError(
-            "no layer of the active adapter has a learned router to start. Attach one with "
-            "router_kind='learned', or leave out the salient start."
+            "the active adapter has no learned router to start at salient tokens. Attach it with "
+            "router_kind='learned', or do not use the salient start."
         )
     updates = {index: _Regression() for index in routers}
     saliences = {index: _Regression() for index in routers}
@@ -77,35 +76,30 @@ def start_routers(model: PreTrainedModel, batches: Sequence[Batch]) -> tuple[flo
                 updates[index].add(states, update)
         if min(regression.count for regression in updates.values()) < 2:
             raise ConfigError(
-                "the routers' start needs at least 2 tokens (some thousand are sensible). Give "
-                "more rows."
+                "the salient start of routers needs at least 2 tokens; some thousand are "
+                "sensible. Pass more rows."
             )
-        maps = {index: regression.solve() for index, regression in updates.items()}
+        fits = {index: regression.solve() for index, regression in updates.items()}
         for batch in batches:
             encoder_states(model, batch)
-            seen = observed.take()
-            salience = _salience([maps[index].residual(*seen[index]) for index in seen])
-            for index, (states, _) in seen.items():
-                saliences[index].add(states, salience)
-    explained = []
-    for index, router in routers.items():
-        fitted = saliences[index].solve()
-        weight = fitted.weight.squeeze(-1)
-        spread = (weight @ fitted.covariance @ weight).sqrt().clamp_min(1e-12)
-        explained.append(fitted.explained)
-        with torch.no_grad():
-            router.weight.copy_(weight / spread)
+            layers = observed.take()
+            residuals = [fits[index].squared_error(*layers[index]) for index in layers]
+            salience = torch.stack([r.clamp_min(1e-30).log() for r in residuals]).mean(0)
+            for index, (states, _) in layers.items():
+                saliences[index].add(states, salience.unsqueeze(-1))
+        explained = []
+        for index, router in routers.items():
+            fit = saliences[index].solve()
+            weight = fit.weight.squeeze(-1)
+            deviation = (weight @ fit.covariance @ weight).sqrt().clamp_min(1e-12)
+            router.weight.copy_(weight / deviation)
+            explained.append(fit.explained)
     return tuple(explained)
-
-
-def _salience(residuals: Sequence[Float[Tensor, " tokens"]]) -> Float[Tensor, "tokens 1"]:
-    """Return the mean over layers; their scales only shift a logarithm."""
-    return torch.stack([r.clamp_min(1e-30).log() for r in residuals]).mean(0).unsqueeze(-1)
 
 
 @dataclass
 class _Fit:
-    """A linear map from states to targets, with what it was fitted to."""
+    """A linear map from states to targets, and the moments it was fitted to."""
 
     weight: Float[Tensor, "hidden targets"]
     mean: Float[Tensor, " hidden"]
@@ -113,16 +107,15 @@ class _Fit:
     covariance: Float[Tensor, "hidden hidden"]
     explained: float  # share of the targets' variance, 0 to 1
 
-    def residual(
+    def squared_error(
         self, states: Float[Tensor, "tokens hidden"], target: Float[Tensor, "tokens targets"]
     ) -> Float[Tensor, " tokens"]:
-        """Return the squared length of what the map leaves of each target."""
         predicted = (states.double() - self.mean) @ self.weight
         return (target.double() - self.target_mean - predicted).square().sum(-1)
 
 
 class _Regression:
-    """Sums of products, from which a ridge regression with an intercept is solved."""
+    """Ridge regression with an intercept, from accumulated moments."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -131,7 +124,6 @@ class _Regression:
     def add(
         self, states: Float[Tensor, "tokens hidden"], target: Float[Tensor, "tokens targets"]
     ) -> None:
-        """Take more tokens into account."""
         states, target = states.double(), target.double()
         self.count += len(states)
         new = {
@@ -144,11 +136,11 @@ class _Regression:
         self.sums = {key: self.sums.get(key, 0) + value for key, value in new.items()}
 
     def solve(self) -> _Fit:
-        """Return the best linear map, shrunk a little for directions that hardly vary."""
-        mean, target_mean = self.sums["states"] / self.count, self.sums["target"] / self.count
-        covariance = self.sums["gram"] / self.count - mean.outer(mean)
-        cross = self.sums["cross"] / self.count - mean.outer(target_mean)
-        variance = self.sums["square"] / self.count - target_mean.square().sum()
+        moments = {key: value / self.count for key, value in self.sums.items()}
+        mean, target_mean = moments["states"], moments["target"]
+        covariance = moments["gram"] - mean.outer(mean)
+        cross = moments["cross"] - mean.outer(target_mean)
+        variance = moments["square"] - target_mean.square().sum()
         ridge = _RIDGE * covariance.diagonal().mean().clamp_min(1e-12)
         identity = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
         weight = torch.linalg.solve(covariance + ridge * identity, cross)
@@ -159,7 +151,7 @@ class _Regression:
 
 @dataclass
 class _Observed:
-    """States and updates of the valid tokens of the latest forward pass, by layer."""
+    """States and updates of the valid tokens of the last forward pass, by layer."""
 
     routing: RoutingRecord
     layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -167,7 +159,7 @@ class _Observed:
     def store(
         self, index: int, layer: nn.Module, inputs: tuple[Tensor, ...], output: object
     ) -> None:
-        """Keep what a layer read and what it changed; of a shared layer, in its first use."""
+        """Forward hook of a layer. Of a shared layer, the first application is kept."""
         states = cast("ConditionalLayer", layer).coda_normalise(inputs[0])
         update = layer_states(output) - inputs[0]
         mask = self.routing.token_mask
@@ -176,20 +168,18 @@ class _Observed:
         self.layers.setdefault(index, (states[mask], update[mask]))
 
     def take(self) -> dict[int, tuple[Tensor, Tensor]]:
-        """Return what was observed, and forget it."""
         taken, self.layers = self.layers, {}
         return taken
 
 
 @contextmanager
 def _observing(model: PreTrainedModel, layers: dict[int, Router]) -> Iterator[_Observed]:
-    """Run every token through every layer, and see what the layers do."""
+    """Run all layers dense, and observe their states and updates."""
     with evaluating(model), keeping_reduction_factor(model), record_routing(model) as routing:
         set_reduction_factor(model, 1)
-        observed = _Observed(routing)
-        every = conditional_layers(model)
+        observed, modules = _Observed(routing), conditional_layers(model)
         handles = [
-            every[index].register_forward_hook(partial(observed.store, index)) for index in layers
+            modules[index].register_forward_hook(partial(observed.store, index)) for index in layers
         ]
         try:
             yield observed
