@@ -7,8 +7,8 @@ scores) is not counted.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from typing import Any
 
@@ -80,37 +80,29 @@ def estimate_flops(
     """
     active_adapter(model)
     sites = find_sites(model)
-    count: Callable[[], int]
-    if inputs is not None and batch_size is None:
-        arguments = {k: v for k, v in inputs.items() if not k.startswith("decoder_")}
-        count = partial(count_flops, sites.runner, arguments)
-    elif inputs is None and batch_size is not None:
-        shapes = dummy_inputs(sites, batch_size=batch_size, sequence_length=sequence_length)
-        count = partial(_count_shapes, sites.runner, shapes)
-    else:
-        raise ConfigError("estimate_flops needs either batch_size or inputs. Pass one of them.")
-    total = count()
-    with without_adapter(model):
-        dense = count()
+    with ExitStack() as stack:
+        if inputs is not None and batch_size is None:
+            arguments = {k: v for k, v in inputs.items() if not k.startswith("decoder_")}
+        elif inputs is None and batch_size is not None:
+            shapes = dummy_inputs(sites, batch_size=batch_size, sequence_length=sequence_length)
+            device = next(sites.runner.parameters()).device
+            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            arguments = {
+                name: torch.zeros(shape, dtype=dtype, device=device)
+                for name, (shape, dtype) in shapes.items()
+            }
+        else:
+            raise ConfigError("estimate_flops needs either batch_size or inputs. Pass one of them.")
+        total = count_flops(sites.runner, arguments)
+        with without_adapter(model):
+            dense = count_flops(sites.runner, arguments)
     return FlopCount(total=total, dense=dense)
 
 
 def dummy_inputs(
     sites: Sites, *, batch_size: int, sequence_length: int | None
 ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Return the shape and dtype of the encoder's input.
-
-    Args:
-        sites: The sites of a model.
-        batch_size: Sequences, >= 1.
-        sequence_length: Tokens per sequence, for text models only.
-
-    Returns:
-        Shape and dtype by argument name.
-
-    Raises:
-        ConfigError: If a size is out of range, or the length is missing or not wanted.
-    """
+    """Shape and dtype of the encoder's input by argument name; the length is for text models."""
     config: Any = sites.config
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
@@ -143,15 +135,7 @@ def dummy_inputs(
 
 
 def count_flops(module: nn.Module, inputs: Mapping[str, Tensor]) -> int:
-    """Count the floating-point operations of one call of any module, conditional or not.
-
-    Args:
-        module: The module, called without gradients and in evaluation mode.
-        inputs: Its keyword arguments.
-
-    Returns:
-        The operations of matrix products, convolutions and attention; a multiply-add counts as two.
-    """
+    """Count the floating-point operations of a call of any module, without gradients."""
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count  # may import Triton
 
     mapping: dict[Any, Callable[..., Any]] = {  # operators that torch 2.13 does not count
@@ -165,13 +149,3 @@ def count_flops(module: nn.Module, inputs: Mapping[str, Tensor]) -> int:
     with evaluating(module), torch.no_grad(), counter:
         module(**inputs)
     return int(counter.get_total_flops())
-
-
-def _count_shapes(module: nn.Module, inputs: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> int:
-    device = next(module.parameters()).device
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        zeros = {
-            name: torch.zeros(shape, dtype=dtype, device=device)
-            for name, (shape, dtype) in inputs.items()
-        }
-        return count_flops(module, zeros)

@@ -131,11 +131,7 @@ def compile_module(module: nn.Module, *, cpp_wrapper: bool = False) -> Callable[
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's allocator to keep freed pages for the rest of the process.
-
-    Returns:
-        Whether the allocator accepted the settings; False on systems without glibc.
-    """
+    """Make glibc's allocator keep freed pages; False on systems without glibc."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):

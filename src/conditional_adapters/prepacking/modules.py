@@ -18,14 +18,7 @@ from .operators import can_prepack, prepack_weight, prepacked_linear
 
 
 class PrepackedWeight:
-    """A weight and its prepacked copy, which is renewed when the weight has changed.
-
-    Changes through `weight.data`, as in merging a LoRA, do not count a version. To detect them, the
-    address and some elements of the weight are compared.
-
-    Args:
-        weight: A weight for which `can_prepack` is true.
-    """
+    """A weight and its prepacked copy, which is renewed when the weight has changed."""
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
@@ -34,6 +27,8 @@ class PrepackedWeight:
     def _prepack(self) -> None:
         weight = self.weight
         self._copy = prepack_weight(weight)
+        # Changes through `weight.data`, as in merging a LoRA, count no version. To detect them, the
+        # address and some elements are compared.
         self._state = weight._version, weight.data_ptr()
         diagonal = weight.detach().diagonal()
         self._elements = diagonal[:: max(len(diagonal) // 16, 1)]  # a view
@@ -61,24 +56,11 @@ _PREPACKED: WeakValueDictionary[int, PrepackedWeight] = WeakValueDictionary()
 def linear_by_address(
     states: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None
 ) -> Tensor:
-    """Operator `conditional_adapters::prepacked_linear` of compiled graphs.
-
-    It multiplies by the prepacked copy of the weight, or by the weight itself if that has no copy
-    because it has been moved.
-
-    Args:
-        states: Activations, (*batch, in).
-        weight: As in `torch.nn.Linear`, (out, in).
-        bias: (out); None adds nothing.
-        residual: (*batch, out); None adds nothing.
-
-    Returns:
-        The product, (*batch, out).
-    """
+    """Operator of compiled graphs: as `prepacked_linear`, but of the weight itself."""
     found = _PREPACKED.get(weight.data_ptr())
     if found is not None and found.is_copy_of(weight):
         return prepacked_linear(states, found.current(), bias, residual)
-    product = linear(states, weight, bias)
+    product = linear(states, weight, bias)  # the weight has been moved since it was prepacked
     return product if residual is None else residual + product
 
 

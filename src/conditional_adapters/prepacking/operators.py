@@ -14,15 +14,7 @@ _NUM_TOKENS = 64
 
 
 def can_prepack(weight: Tensor) -> bool:
-    """Whether oneDNN, the library of PyTorch's CPU build, can prepack a weight on this machine.
-
-    Args:
-        weight: Any tensor.
-
-    Returns:
-        True for a plain two-dimensional CPU tensor in float32, or in bfloat16 on a processor with
-        bfloat16 instructions, that was created outside `torch.inference_mode`.
-    """
+    """Whether oneDNN, the library of PyTorch's CPU build, can prepack a weight on this machine."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     is_plain = type(weight) in (Tensor, torch.nn.Parameter) and weight.layout == torch.strided
@@ -36,15 +28,7 @@ def can_prepack(weight: Tensor) -> bool:
 
 
 def prepack_weight(weight: Float[Tensor, "out in"]) -> Tensor:
-    """Copy a weight into the layout that `prepacked_linear` reads.
-
-    Args:
-        weight: A weight for which `can_prepack` is true.
-
-    Returns:
-        An opaque tensor of the same shape, dtype and about the same size. It cannot be indexed,
-        moved or saved.
-    """
+    """Copy a weight into an opaque tensor, which cannot be indexed, moved or saved."""
     prepacked: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _NUM_TOKENS)
     return prepacked
 

@@ -254,15 +254,7 @@ def relative_error(
 
 
 def encoder_states(model: PreTrainedModel, batch: Batch) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Run the encoder.
-
-    Args:
-        model: A transformers model, dense or conditional.
-        batch: Its arguments; for an encoder-decoder model those of the encoder.
-
-    Returns:
-        The states before and after each layer, and the encoder's output.
-    """
+    """Run the encoder; return the states before and after each layer, and the output."""
     sites = find_sites(model)
     has_decoder = sites.config.is_encoder_decoder
     encoder: Any = sites.encoder if has_decoder else sites.inner.base_model

@@ -13,9 +13,8 @@ because layers that choose different tokens do not read each other's output (doc
 It takes two passes over a few batches through the dense layers, without gradients.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import cast
 
@@ -26,11 +25,10 @@ from transformers import PreTrainedModel
 
 from ..analysis import record_routing
 from ..analysis._modes import evaluating, keeping_reduction_factor
-from ..analysis.routing import RoutingRecord
 from ..errors import ConfigError
 from ..model.attach import set_reduction_factor
 from ..model.attachment import active_adapter, conditional_layers
-from ..modules import ConditionalLayer, Router, layer_states
+from ..modules import ConditionalLayer, layer_states
 from .objectives import Batch, encoder_states
 
 _RIDGE = 1e-2  # of the mean variance of the state coordinates; our choice
@@ -69,53 +67,40 @@ def start_routers(model: PreTrainedModel, batches: Sequence[Batch]) -> tuple[flo
         )
     updates = {index: _Regression() for index in routers}
     saliences = {index: _Regression() for index in routers}
-    with _observing(model, routers) as observed, torch.no_grad():
+    explained = []
+    with evaluating(model), keeping_reduction_factor(model), torch.no_grad():
+        set_reduction_factor(model, 1)
         for batch in batches:
-            encoder_states(model, batch)
-            for index, (states, update) in observed.take().items():
+            for index, (states, update) in _layer_updates(model, routers, batch).items():
                 updates[index].add(states, update)
         if min(regression.count for regression in updates.values()) < 2:
             raise ConfigError(
                 "the salient start of routers needs at least 2 tokens; some thousand are "
                 "sensible. Pass more rows."
             )
-        fits = {index: regression.solve() for index, regression in updates.items()}
+        for regression in updates.values():
+            regression.solve()
         for batch in batches:
-            encoder_states(model, batch)
-            layers = observed.take()
-            residuals = [fits[index].squared_error(*layers[index]) for index in layers]
-            salience = torch.stack([r.clamp_min(1e-30).log() for r in residuals]).mean(0)
+            layers = _layer_updates(model, routers, batch)
+            errors = [updates[index].squared_error(*layers[index]) for index in layers]
+            salience = torch.stack([e.clamp_min(1e-30).log() for e in errors]).mean(0)
             for index, (states, _) in layers.items():
                 saliences[index].add(states, salience.unsqueeze(-1))
-        explained = []
         for index, router in routers.items():
-            fit = saliences[index].solve()
-            weight = fit.weight.squeeze(-1)
-            deviation = (weight @ fit.covariance @ weight).sqrt().clamp_min(1e-12)
+            explained.append(saliences[index].solve())
+            weight, covariance = saliences[index].weight.squeeze(-1), saliences[index].covariance
+            deviation = (weight @ covariance @ weight).sqrt().clamp_min(1e-12)
             router.weight.copy_(weight / deviation)
-            explained.append(fit.explained)
     return tuple(explained)
 
 
-@dataclass
-class _Fit:
-    """A linear map from states to targets, and the moments it was fitted to."""
+class _Regression:
+    """Ridge regression of targets on states with an intercept, from accumulated moments."""
 
     weight: Float[Tensor, "hidden targets"]
     mean: Float[Tensor, " hidden"]
     target_mean: Float[Tensor, " targets"]
     covariance: Float[Tensor, "hidden hidden"]
-    explained: float  # share of the targets' variance, 0 to 1
-
-    def squared_error(
-        self, states: Float[Tensor, "tokens hidden"], target: Float[Tensor, "tokens targets"]
-    ) -> Float[Tensor, " tokens"]:
-        predicted = (states.double() - self.mean) @ self.weight
-        return (target.double() - self.target_mean - predicted).square().sum(-1)
-
-
-class _Regression:
-    """Ridge regression with an intercept, from accumulated moments."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -135,54 +120,44 @@ class _Regression:
         }
         self.sums = {key: self.sums.get(key, 0) + value for key, value in new.items()}
 
-    def solve(self) -> _Fit:
+    def solve(self) -> float:
+        """Fit the weight; return the explained share of the targets' variance, 0 to 1."""
         moments = {key: value / self.count for key, value in self.sums.items()}
-        mean, target_mean = moments["states"], moments["target"]
-        covariance = moments["gram"] - mean.outer(mean)
-        cross = moments["cross"] - mean.outer(target_mean)
-        variance = moments["square"] - target_mean.square().sum()
-        ridge = _RIDGE * covariance.diagonal().mean().clamp_min(1e-12)
-        identity = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
-        weight = torch.linalg.solve(covariance + ridge * identity, cross)
-        fitted = (weight * (2 * cross - covariance @ weight)).sum()
-        explained = float(fitted / variance.clamp_min(1e-30))
-        return _Fit(weight, mean, target_mean, covariance, explained)
+        self.mean, self.target_mean = moments["states"], moments["target"]
+        self.covariance = moments["gram"] - self.mean.outer(self.mean)
+        cross = moments["cross"] - self.mean.outer(self.target_mean)
+        variance = moments["square"] - self.target_mean.square().sum()
+        ridge = _RIDGE * self.covariance.diagonal().mean().clamp_min(1e-12)
+        identity = torch.eye(len(self.mean), dtype=self.mean.dtype, device=self.mean.device)
+        self.weight = torch.linalg.solve(self.covariance + ridge * identity, cross)
+        fitted = (self.weight * (2 * cross - self.covariance @ self.weight)).sum()
+        return float(fitted / variance.clamp_min(1e-30))
+
+    def squared_error(
+        self, states: Float[Tensor, "tokens hidden"], target: Float[Tensor, "tokens targets"]
+    ) -> Float[Tensor, " tokens"]:
+        predicted = (states.double() - self.mean) @ self.weight
+        return (target.double() - self.target_mean - predicted).square().sum(-1)
 
 
-@dataclass
-class _Observed:
-    """States and updates of the valid tokens of the last forward pass, by layer."""
+def _layer_updates(
+    model: PreTrainedModel, indices: Iterable[int], batch: Batch
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """Run the encoder; return normalised states and updates of the valid tokens by layer."""
+    found: dict[int, tuple[Tensor, Tensor]] = {}
 
-    routing: RoutingRecord
-    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-    def store(
-        self, index: int, layer: nn.Module, inputs: tuple[Tensor, ...], output: object
-    ) -> None:
-        """Forward hook of a layer. Of a shared layer, the first application is kept."""
+    def store(index: int, layer: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
         states = cast("ConditionalLayer", layer).coda_normalise(inputs[0])
-        update = layer_states(output) - inputs[0]
-        mask = self.routing.token_mask
+        mask = routing.token_mask
         if mask is None:
             mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-        self.layers.setdefault(index, (states[mask], update[mask]))
+        # Of a shared layer, the first application counts.
+        found.setdefault(index, (states[mask], (layer_states(output) - inputs[0])[mask]))
 
-    def take(self) -> dict[int, tuple[Tensor, Tensor]]:
-        taken, self.layers = self.layers, {}
-        return taken
-
-
-@contextmanager
-def _observing(model: PreTrainedModel, layers: dict[int, Router]) -> Iterator[_Observed]:
-    """Run all layers dense, and observe their states and updates."""
-    with evaluating(model), keeping_reduction_factor(model), record_routing(model) as routing:
-        set_reduction_factor(model, 1)
-        observed, modules = _Observed(routing), conditional_layers(model)
-        handles = [
-            modules[index].register_forward_hook(partial(observed.store, index)) for index in layers
-        ]
-        try:
-            yield observed
-        finally:
-            for handle in handles:
-                handle.remove()
+    layers = conditional_layers(model)
+    with record_routing(model) as routing, ExitStack() as hooks:
+        for index in indices:
+            handle = layers[index].register_forward_hook(partial(store, index))
+            hooks.callback(handle.remove)
+        encoder_states(model, batch)
+    return found

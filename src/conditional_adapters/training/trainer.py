@@ -69,16 +69,7 @@ class OptimiserSettings(ABC):
         num_steps: int,
         **more: Any,  # noqa: ANN401
     ) -> TrainingArguments:
-        """Translate the settings into those of Trainer.
-
-        Args:
-            output: Folder for checkpoints and the TensorBoard log.
-            num_steps: Total number of steps.
-            **more: Further arguments of `TrainingArguments`.
-
-        Returns:
-            The arguments.
-        """
+        """Translate the settings into arguments of Trainer; `more` are further ones."""
         return TrainingArguments(
             output_dir=str(output),
             per_device_train_batch_size=self.batch_size,
@@ -99,17 +90,7 @@ class OptimiserSettings(ABC):
 
 
 def last_checkpoint(output: Path) -> str:
-    """Find the last complete checkpoint. A process may be killed while it writes one.
-
-    Args:
-        output: The folder of the training.
-
-    Returns:
-        The path of the checkpoint.
-
-    Raises:
-        ConfigError: If there is none.
-    """
+    """Find the last complete checkpoint; a process may be killed while it writes one."""
     complete = [path for path in output.glob("checkpoint-*") if _is_complete(path)]
     if not complete:
         raise ConfigError(
