@@ -20,9 +20,9 @@ from transformers.models.auto.modeling_auto import (
 from ....errors import DataError
 from .._cells import BadRow, quote, read_text
 from .._collate import pad_texts
+from .._extras import import_extra
 from .._loading import load_fast_tokenizer, load_model, require_head, text_limit
 from .._rows import Column, text_column
-from .._squad import exact_match, word_f1
 from .._table import Table
 from ..rows import row_loader
 from ..task import Columns, Prediction, Quality, TaskDefaults, TaskKind
@@ -148,32 +148,30 @@ class QuestionAnswerer(TaskDefaults):
         self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
     ) -> dict[str, float]:
         """Compute exact match and F1 over words, as SQuAD defines them."""
-        pairs = _answers(predictions, rows)
-        return {
-            "exact_match": _mean([max(exact_match(p, a) for a in golds) for p, golds in pairs]),
-            "f1": _mean([max(word_f1(p, a) for a in golds) for p, golds in pairs]),
-        }
+        exact_match, f1 = self._squad(predictions, rows).mean(0)
+        return {"exact_match": float(exact_match), "f1": float(f1)}
 
     def tally(
         self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
     ) -> Float[np.ndarray, "rows 2"]:
         """Give each row its F1."""
-        pairs = _answers(predictions, rows)
-        return np.array([[max(word_f1(p, a) for a in golds), 1.0] for p, golds in pairs])
+        f1 = self._squad(predictions, rows)[:, 1]
+        return np.stack([f1, np.ones_like(f1)], axis=1)
 
+    def _squad(
+        self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
+    ) -> Float[np.ndarray, "rows 2"]:
+        """Exact match and F1 of each example, in [0, 1], from torchmetrics.
 
-def _answers(
-    predictions: Sequence[Prediction], rows: "datasets.Dataset"
-) -> list[tuple[str, Sequence[str]]]:
-    """Pair each answer with the right ones."""
-    return [
-        (prediction["answer"], answers["text"])
-        for prediction, answers in zip(predictions, rows["answers"], strict=True)
-    ]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+        NOTE: as in the evaluation script of SQuAD 2.0, two answers without any word but articles
+        ("a", "The") have an F1 of 1. The script of SQuAD 1.1 gives them 0.
+        """
+        text = import_extra("torchmetrics.functional.text", extra="text", purpose="exact match")
+        scores = [
+            text.squad({"id": "", "prediction_text": answer["answer"]}, {"id": "", "answers": gold})
+            for answer, gold in zip(predictions, rows["answers"], strict=True)
+        ]
+        return np.array([[float(s["exact_match"]), float(s["f1"])] for s in scores]) / 100
 
 
 def _find_answer(
