@@ -9,7 +9,7 @@ from conditional_adapters.errors import ConfigError, DataError
 from conditional_adapters.toolkit.tasks._audio import decode_audio
 from conditional_adapters.toolkit.tasks.data import DataSpec
 from conditional_adapters.toolkit.tasks.kinds import find_task
-from conditional_adapters.toolkit.tasks.rows import load_task_rows
+from conditional_adapters.toolkit.tasks.task_data import load_task_rows
 from tests.tasks.data_files import REMEDY, write_csv, write_json_lines, write_lines
 from tests.tasks.tiny_whisper import write_tone
 

@@ -17,7 +17,7 @@ from conditional_adapters.toolkit.tasks.data import DataSpec
 from conditional_adapters.toolkit.tasks.inference import predict
 from conditional_adapters.toolkit.tasks.kinds import find_task
 from conditional_adapters.toolkit.tasks.kinds.question_answering import QuestionAnswerer
-from conditional_adapters.toolkit.tasks.rows import load_task_rows
+from conditional_adapters.toolkit.tasks.task_data import load_task_rows
 from tests.cli.runner import run
 from tests.tasks.data_files import REMEDY, write_json_lines
 from tests.tasks.tiny_text import ANIMALS, PLANTS, write_bert

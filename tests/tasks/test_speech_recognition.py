@@ -15,7 +15,7 @@ from conditional_adapters.model.attachment import conditional_layers
 from conditional_adapters.toolkit.tasks.data import DataSpec
 from conditional_adapters.toolkit.tasks.inference import predict
 from conditional_adapters.toolkit.tasks.kinds import default_task, find_task
-from conditional_adapters.toolkit.tasks.rows import load_task_rows, split_rows
+from conditional_adapters.toolkit.tasks.task_data import load_task_rows, split_rows
 from conditional_adapters.training import start_routers
 from tests.cli.runner import run
 from tests.tasks.tiny_whisper import write_tone, write_whisper

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 import conditional_adapters as ca
 from conditional_adapters.toolkit.tasks.data import DataSpec
 from conditional_adapters.toolkit.tasks.kinds import find_task
-from conditional_adapters.toolkit.tasks.rows import load_task_rows, split_rows
+from conditional_adapters.toolkit.tasks.task_data import load_task_rows, split_rows
 from tests.cli.runner import run
 from tests.tasks.data_files import write_csv
 from tests.tasks.tiny_text import ANIMALS, PLANTS, write_bert, write_t5

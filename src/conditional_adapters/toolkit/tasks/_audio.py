@@ -16,7 +16,7 @@ from jaxtyping import Float
 from ...errors import DataError
 from ._cells import BadRow, quote, require_content
 from ._extras import import_extra
-from ._rows import Column
+from ._reader import Column
 from ._table import Table
 
 _WINDOW_SECONDS = 30.0  # of Whisper

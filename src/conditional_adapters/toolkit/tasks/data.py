@@ -4,7 +4,7 @@
 RGB when it is read) or `audio`, and `label` (a `ClassLabel`), whatever the source calls them. Every
 row is looked at once, here: an empty text or a damaged image is named by its file and line before
 any training starts. `stream_rows` looks at each row when its turn comes, for data larger than
-memory. `_sources` says what a source can be, `_cells` what a good cell is, `_rows` walks through
+memory. `_sources` says what a source can be, `_cells` what a good cell is, `_reader` walks through
 both.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from ._audio import AUDIO_COLUMN
 from ._cells import ImageCell, read_image, read_label, require_known_label
 from ._data_spec import DataSpec as DataSpec
-from ._rows import (
+from ._reader import (
     Column,
     Example,
     copy_cells,

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ._data_spec import DataSpec
-from ._rows import Column
+from ._reader import Column
 
 if TYPE_CHECKING:
     import datasets

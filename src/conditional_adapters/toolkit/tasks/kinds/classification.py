@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ....errors import UnsupportedArchitectureError
 from .._data_spec import DataSpec
-from .._rows import Column
+from .._reader import Column
 from ..data import Modality, classification_columns, load_rows
 from ..models import Classifier, load_classifier, modality_of
 from ..task import TaskKind

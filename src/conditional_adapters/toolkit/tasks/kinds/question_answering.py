@@ -22,10 +22,10 @@ from .._cells import BadRow, quote, read_text
 from .._collate import pad_texts
 from .._extras import import_extra
 from .._loading import load_fast_tokenizer, load_model, require_head, text_limit
-from .._rows import Column, text_column
+from .._reader import Column, text_column
 from .._table import Table
-from ..rows import row_loader
 from ..task import Columns, Prediction, Quality, TaskDefaults, TaskKind
+from ..task_data import row_loader
 
 if TYPE_CHECKING:
     import datasets

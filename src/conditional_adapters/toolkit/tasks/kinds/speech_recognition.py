@@ -18,12 +18,12 @@ from ....errors import ConfigError, DataError
 from .._audio import AUDIO_COLUMN
 from .._collate import pad_targets
 from .._loading import load_speech_model
-from .._rows import Column, text_column
+from .._reader import Column, text_column
 from ..comparison import ratio_of_sums
 from ..metrics import word_errors
 from ..preprocessing import Preprocessor
-from ..rows import row_loader
 from ..task import Columns, Prediction, Quality, TaskDefaults, TaskKind
+from ..task_data import row_loader
 
 if TYPE_CHECKING:
     import datasets

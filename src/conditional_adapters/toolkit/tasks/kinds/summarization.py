@@ -18,9 +18,9 @@ from transformers.models.auto.modeling_auto import (
 from .._collate import pad_targets, pad_texts
 from .._extras import import_extra
 from .._loading import load_model, load_tokenizer, require_head, text_limit
-from .._rows import Column, text_column
-from ..rows import row_loader
+from .._reader import Column, text_column
 from ..task import Columns, Prediction, Quality, TaskDefaults, TaskKind
+from ..task_data import row_loader
 
 if TYPE_CHECKING:
     import datasets

@@ -25,11 +25,11 @@ from .._cells import BadRow, quote, read_label, read_text, require_known_label
 from .._collate import IGNORED, pad_targets, pad_texts
 from .._extras import import_extra
 from .._loading import label_settings, load_fast_tokenizer, load_model, require_head, text_limit
-from .._rows import Column
+from .._reader import Column
 from .._table import Table, in_label_order
 from ..comparison import ratio_of_sums
-from ..rows import row_loader
 from ..task import Columns, Prediction, Quality, TaskDefaults, TaskKind
+from ..task_data import row_loader
 
 if TYPE_CHECKING:
     import datasets

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ._data_spec import DataSpec
-from ._rows import Column, copy_cells, open_reader, skip_report, usable_rows
+from ._reader import Column, copy_cells, open_reader, skip_report, usable_rows
 from ._split import split_train_test
 from .task import RowLoader, TaskKind
 
