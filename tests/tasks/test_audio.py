@@ -90,7 +90,7 @@ def test_a_bad_recording_is_named_by_file_and_line(tmp_path, name, reason) -> No
     message = str(caught.value)
     assert message.startswith(f"{path}:3: {reason}"), message
     assert message.endswith(REMEDY)
-    with pytest.warns(UserWarning, match="left out 1 of 2 rows"):
+    with pytest.warns(UserWarning, match="skipped 1 of 2 rows"):
         assert load(path, on_bad_row="skip")["text"][:] == ["yes"]
 
 

@@ -77,7 +77,7 @@ def test_long_rows_are_divided_and_every_word_gets_its_tag(tmp_path, max_length,
 
 
 def test_a_word_without_tokens_is_named(tmp_path) -> None:
-    with pytest.raises(DataError, match=r"the word '\\u3000' becomes no token"):
+    with pytest.raises(DataError, match=r"no token for the word '\\u3000'"):
         task_with(tmp_path).encode({"words": [["cat", "\u3000", "of"]]})
 
 

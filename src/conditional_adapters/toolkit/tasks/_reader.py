@@ -1,12 +1,13 @@
-"""Walk through the rows of a source: check every cell, name or leave out the bad ones.
+"""Reader of a source: checks every cell, and reports or skips bad rows.
 
-What a cell must be is said by a `Column`. A bad row is one whose reader raises `BadRow`; the place
-and the remedy are added here, so no reader knows of files and lines.
+A `Column` defines a valid cell. A row is bad if a reader raises `BadRow`; file, line and
+remedy are added to the message here.
 """
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...errors import DataError
@@ -27,11 +28,11 @@ class Column:
     """A column that a task needs.
 
     Attributes:
-        role: What we call it.
+        role: Its name in the task.
         read: `read(value, table, name)` returns a cell in normal form or raises `BadRow`; `name`
-            is what the table calls the column.
-        feature: Makes the type that the normal form has in a `datasets.Dataset`.
-        is_target: Whether it is what the model shall predict.
+            is the column's name in the table.
+        feature: Returns the type of the normal form in a `datasets.Dataset`.
+        is_target: Whether the model predicts it.
     """
 
     role: str
@@ -50,59 +51,73 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class RowReader:
-    """Turn the rows of one table into examples."""
+    """Converter from the rows of one table to examples."""
 
+    spec: DataSpec
     table: Table
-    columns: Mapping[str, str]  # role -> name in the source
-    readers: Sequence[Column]
+    columns: Sequence[Column]
     check: Callable[[Mapping[str, Any]], None]  # raises `BadRow` if cells do not fit each other
+    bad_rows: list[str] = field(default_factory=list)  # skipped so far: place and reason
 
-    def rows(self) -> Iterator[Row]:
-        """Read the rows, with the wanted columns only where the source can do that."""
-        return self.table.read(tuple(dict.fromkeys(self.columns.values())))
+    def examples(self) -> Iterator[Example]:
+        """Yield up to `spec.limit` examples; raise at a bad row, or skip it."""
+        names = tuple(dict.fromkeys(self.spec.column_of(c.role) for c in self.columns))
+        num_usable = 0
+        for position, row in enumerate(self.table.read(names)):
+            try:
+                example = self._example(position, row)
+            except BadRow as reason:
+                self.bad_rows.append(f"{row.place}: {reason}")
+                if self.spec.on_bad_row == "stop":
+                    remedy = "Fix the row, or pass --on-bad-row skip to skip bad rows."
+                    raise DataError(f"{self.bad_rows[-1]}. {remedy}") from None
+                continue
+            yield example
+            num_usable += 1
+            if num_usable == self.spec.limit:
+                break
+        if not num_usable:
+            report = self._skip_report(0) if self.bad_rows else "It has no rows at all."
+            raise DataError(f"{self.spec.source} has no usable row. {report}")
 
-    def example(self, position: int, row: Row) -> Example:
-        """Check one row; raise `BadRow` if it cannot be used."""
+    def warn_of_skipped(self, num_usable: int, *, stacklevel: int = 3) -> None:
+        """Warn of skipped rows, if any; `stacklevel` must point at the user's call."""
+        if self.bad_rows:
+            warnings.warn(self._skip_report(num_usable), stacklevel=stacklevel)
+
+    def _skip_report(self, num_usable: int) -> str:
+        """Number of skipped rows, and the reasons for the first ones."""
+        listed, total = self.bad_rows[:_LISTED_ROWS], num_usable + len(self.bad_rows)
+        first = f"{self.spec.source}: skipped {len(self.bad_rows)} of {total} rows:"
+        more = ["..."] if len(self.bad_rows) > _LISTED_ROWS else []
+        return "\n  ".join([first, *listed, *more])
+
+    def _example(self, position: int, row: Row) -> Example:
         if row.problem:
             raise BadRow(row.problem)
-        cells = {
-            column.role: column.read(
-                self._cell(row, column.role), self.table, self.columns[column.role]
-            )
-            for column in self.readers
-        }
+        cells = {}
+        for column in self.columns:
+            name = self.spec.column_of(column.role)
+            if name not in row.cells:  # only in JSON lines
+                fields = ", ".join(map(repr, row.cells)) or "none"
+                raise BadRow(
+                    f"there is no field {name!r} (fields: {fields}; choose one with "
+                    f"{column_option(column.role)})"
+                )
+            cells[column.role] = column.read(row.cells[name], self.table, name)
         self.check(cells)
         return Example(position, cells)
 
-    def _cell(self, row: Row, role: str) -> object:
-        """Pick a cell; only rows of JSON lines can lack one."""
-        column = self.columns[role]
-        if column not in row.cells:
-            fields = ", ".join(map(repr, row.cells)) or "none"
-            raise BadRow(
-                f"there is no field {column!r} (fields: {fields}; choose one with "
-                f"{column_option(role)})"
-            )
-        return row.cells[column]
-
 
 def text_feature() -> Any:  # noqa: ANN401
-    """Return the type of a text."""
+    """Type of a text in a data set."""
     import datasets
 
     return datasets.Value("string")
 
 
 def text_column(role: str = "text", *, is_target: bool = False) -> Column:
-    """Describe a column of texts.
-
-    Args:
-        role: What we call it.
-        is_target: Whether it is what the model shall predict.
-
-    Returns:
-        The column.
-    """
+    """Make a column of texts."""
 
     def read(value: object, _table: Table, _name: str) -> str:
         return read_text(value, role)
@@ -115,69 +130,27 @@ def open_reader(
     columns: Sequence[Column],
     check: Callable[[Mapping[str, Any]], None] = lambda cells: None,
 ) -> RowReader:
-    """Open a source and see that it has the columns.
+    """Open a source and check that it has the columns.
 
-    Args:
-        spec: The source and how to read it.
-        columns: What is wanted.
-        check: `check(cells)` raises `BadRow` if the cells of a row do not fit each other.
-
-    Returns:
-        A reader of its rows.
-
-    Raises:
-        DataError: If the source cannot be opened or has no such column.
+    `check(cells)` raises `BadRow` if the cells of a row do not fit each other.
     """
-    names = {column.role: spec.column_of(column.role) for column in columns}
     table = open_source(spec.source, spec.split)
-    for role, name in names.items():
+    for column in columns:
+        name = spec.column_of(column.role)
         if table.columns is not None and name not in table.columns:
             raise DataError(
                 f"{spec.source} has no column {name!r}. It has: {', '.join(table.columns)}."
-                f" Choose one with {column_option(role)}."
+                f" Choose one with {column_option(column.role)}."
             )
-    return RowReader(table, names, columns, check)
-
-
-def usable_rows(spec: DataSpec, reader: RowReader, bad_rows: list[str]) -> Iterator[Example]:
-    """Yield the usable rows; stop at a bad one or add its place and reason to `bad_rows`."""
-    is_any_usable = False
-    for position, row in enumerate(reader.rows()):
-        try:
-            example = reader.example(position, row)
-        except BadRow as reason:
-            bad_rows.append(f"{row.place}: {reason}")
-            if spec.on_bad_row == "stop":
-                remedy = "Fix the row, or pass --on-bad-row skip to leave out such rows."
-                raise DataError(f"{bad_rows[-1]}. {remedy}") from None
-        else:
-            is_any_usable = True
-            yield example
-    if not is_any_usable:
-        report = skip_report(spec.source, bad_rows, 0) if bad_rows else "It has no rows at all."
-        raise DataError(f"{spec.source} has no usable row. {report}")
-
-
-def skip_report(source: str, bad_rows: Sequence[str], num_usable: int) -> str:
-    """Tell how many rows were left out, and why the first ones."""
-    listed = [*bad_rows[:_LISTED_ROWS], "..."] if len(bad_rows) > _LISTED_ROWS else bad_rows
-    total = num_usable + len(bad_rows)
-    return "\n  ".join([f"{source}: left out {len(bad_rows)} of {total} rows:", *listed])
+    return RowReader(spec, table, columns, check)
 
 
 def copy_cells(columns: Sequence[Column], examples: Iterable[Example]) -> "datasets.Dataset":
-    """Collect examples in memory.
+    """Collect examples, at least one, in memory.
 
-    NOTE: not `Dataset.from_generator`. Its cache is keyed by the arguments, so it would return old
-    rows for a changed file and would not run the checks a second time. Arrow chunks need no more
-    memory than the file has bytes.
-
-    Args:
-        columns: What the examples have.
-        examples: At least one.
-
-    Returns:
-        One row for each of them.
+    NOTE: not `Dataset.from_generator`. Its cache is keyed by the arguments, so it would return
+    stale rows for a changed file and skip the checks the second time. Arrow chunks take no
+    more memory than the file.
     """
     import datasets
 
