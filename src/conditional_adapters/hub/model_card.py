@@ -63,6 +63,13 @@ class _Adapter:
         return from_task or self.fields.get("base_model_name_or_path")
 
     @property
+    def hub_base_model(self) -> str | None:
+        """The base model if it is a hub id and not an existing folder."""
+        name = self.base_model or ""
+        is_hub_id = re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", name) and not Path(name).exists()
+        return name if is_hub_id else None
+
+    @property
     def model_class(self) -> str | None:
         return self.fields.get("model_class")
 
@@ -168,7 +175,6 @@ def base_model_of(directory: Path) -> str | None:
 
 def _render(directory: Path, name: str | None) -> str:
     adapter = _read_adapter(directory)
-    base = adapter.base_model
     source = name or directory.as_posix()
     title = name.rpartition("/")[2] if name else directory.resolve().name
     # huggingface_hub renders the template and checks the metadata.
@@ -179,8 +185,6 @@ def _render(directory: Path, name: str | None) -> str:
         title=title,
         source=source,
         shell_source=shlex.quote(source),
-        base=base,
-        base_is_on_hub=base is not None and _is_hub_id(base),
         pipeline=_PIPELINES.get(adapter.task_name or ""),
         metrics=list(dict.fromkeys(name for m in adapter.measurements for name in m.metrics)),
         runs=dict.fromkeys(f"{m.command}\n# {m.environment}" for m in adapter.measurements),
@@ -215,23 +219,16 @@ def _read_task(path: Path) -> dict[str, Any] | None:
 
 
 def _metadata(adapter: _Adapter, title: str) -> ModelCardData:
-    base = adapter.base_model
-    is_on_hub = base is not None and _is_hub_id(base)
     results = list(_results(adapter))
     return ModelCardData(
-        base_model=base if is_on_hub else None,
-        base_model_relation="adapter" if is_on_hub else None,
+        base_model=adapter.hub_base_model,
+        base_model_relation="adapter" if adapter.hub_base_model else None,
         library_name="conditional-adapters",
         pipeline_tag=adapter.task_name,
         tags=["adapter", "coda", "conditional-adapters", "conditional-computation"],
         model_name=title if results else None,
         eval_results=results or None,
     )
-
-
-def _is_hub_id(name: str) -> bool:
-    """Whether a name is a valid hub id and not an existing folder."""
-    return re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", name) is not None and not Path(name).exists()
 
 
 def _results(adapter: _Adapter) -> Iterator[EvalResult]:
