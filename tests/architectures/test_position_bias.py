@@ -9,7 +9,7 @@ from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 import conditional_adapters as ca
 from conditional_adapters.architectures._position_bias import bias_of_distances
-from conditional_adapters.ops import spread_relative_bias
+from conditional_adapters.ops import expand_relative_bias
 from tests.helpers.tiny_models import TINY_MODELS
 
 T5_SIZES = {"d_model": 12, "d_kv": 4, "num_heads": 3, "relative_attention_max_distance": 9}
@@ -27,7 +27,7 @@ def test_distances_make_the_bias_of_all_pairs(name, dtype, seq) -> None:
     attention = ATTENTIONS[name]().to(dtype)
     distances = bias_of_distances(attention.compute_bias, seq)
     assert distances.shape[-1] == 2 * seq - 1
-    assert torch.equal(spread_relative_bias(distances), attention.compute_bias(seq, seq))
+    assert torch.equal(expand_relative_bias(distances), attention.compute_bias(seq, seq))
 
 
 def test_the_gradient_of_the_bias_is_that_of_all_pairs() -> None:
@@ -35,7 +35,7 @@ def test_the_gradient_of_the_bias_is_that_of_all_pairs() -> None:
     (table,) = attention.relative_attention_bias.parameters()
     weights = torch.randn(1, 3, 11, 11, dtype=torch.float64)
     expected = torch.autograd.grad((attention.compute_bias(11, 11) * weights).sum(), table)
-    bias = spread_relative_bias(bias_of_distances(attention.compute_bias, 11))
+    bias = expand_relative_bias(bias_of_distances(attention.compute_bias, 11))
     torch.testing.assert_close(torch.autograd.grad((bias * weights).sum(), table), expected)
 
 

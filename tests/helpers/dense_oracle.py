@@ -34,7 +34,7 @@ def oracle(
                 weights[row, position] = decision.selected_weights[row, slot]
     parts = layer.coda_adapters["default"]
     is_key = valid if parts.attention_mode == "k_to_all" else is_selected
-    arguments = dict(zip(layer.coda_plan.argument_names, args[1:], strict=False)) | kwargs
+    arguments = dict(zip(layer.coda_argument_names, args[1:], strict=False)) | kwargs
     arguments.pop("coda_context", None)
     mask = arguments.get("attention_mask")
     if mask is None and tiny.is_causal:
@@ -48,8 +48,7 @@ def oracle(
     with unselected_rows_unchanged(layer, states, is_selected):
         output = type(layer).coda_original_class.forward(layer, states, **arguments)
     heavy = output[0] if isinstance(output, tuple) else output
-    norm = layer.coda_plan.input_norm
-    normalised = states if norm is None else layer.get_submodule(norm)(states)
+    normalised = states if layer.coda_norm is None else layer.coda_norm(states)
     with_light = parts.adapter(normalised, states)
     return with_light + weights.unsqueeze(-1) * (heavy - states)
 

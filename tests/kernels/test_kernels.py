@@ -11,8 +11,8 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 from conditional_adapters import ops
 from conditional_adapters.errors import RoutingError
 from conditional_adapters.modules.adapter import ACTIVATIONS, ParallelAdapter
-from conditional_adapters.modules.light_branch import light_branch
 from tests.helpers import draws
+from tests.helpers.light_branch import Forms, call
 from tests.helpers.soft_topk_oracles import bisect_soft_topk
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install triton (Linux only)")
@@ -213,14 +213,14 @@ def test_torch_finds_the_operators_well_formed(operator: str, make_arguments) ->
 
 
 def test_the_choice_holds_for_a_block_or_until_it_changes() -> None:
-    active = ops._backend.active_kernels
-    assert active() is None
+    backend = ops._backend
+    assert backend.kernels is None
     with ops.set_kernel_backend("triton"):
-        assert active() is kernels
+        assert backend.kernels is kernels
         with ops.set_kernel_backend("torch"):
-            assert active() is None
-        assert active() is kernels
-    assert active() is None
+            assert backend.kernels is None
+        assert backend.kernels is kernels
+    assert backend.kernels is None
 
 
 def test_tensors_out_of_reach_and_rows_too_long_are_refused(monkeypatch) -> None:
@@ -259,9 +259,7 @@ def norm_of(kind: str, hidden: int) -> nn.Module | None:
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 @pytest.mark.parametrize("kind", ["none", "rms", "layer", "layer without bias"])
 @torch.no_grad()
-def test_the_light_branch_in_one_pass_is_norm_scores_and_adapter(
-    kind: str, activation: str
-) -> None:
+def test_the_fused_light_branch_is_norm_scores_and_adapter(kind: str, activation: str) -> None:
     for batch, seq, hidden, dim in ((2, 9, 70, 5), (1, 1, 16, 16), (3, 20, 200, 33)):
         adapter = ParallelAdapter(hidden, dim, activation=activation).to(DEVICE)
         nn.init.normal_(adapter.up)
@@ -271,8 +269,7 @@ def test_the_light_branch_in_one_pass_is_norm_scores_and_adapter(
         residual = torch.randn(batch, seq, hidden, device=DEVICE)
         before = residual.clone()
         with ops.set_kernel_backend("triton"):
-            result = light_branch(adapter, norm, states, residual, router)
-        assert result is not None
+            result = call(adapter, norm, states, residual, router)
         normalised = states if norm is None else norm(states)
         updated, scores = result
         torch.testing.assert_close(updated, adapter(normalised, residual), atol=2e-4, rtol=1e-4)
@@ -304,8 +301,7 @@ def test_the_light_branch_rounds_where_the_modules_do(kind: str, dtype: torch.dt
     if norm is not None:
         norm.to(dtype)
     with ops.set_kernel_backend("triton"):
-        result = light_branch(adapter, norm, states, states, torch.ones(hidden, device=DEVICE))
-    assert result is not None
+        result = call(adapter, norm, states, states, torch.ones(hidden, device=DEVICE))
     normalised = states if norm is None else norm(states)
     updated, scores = result
     assert updated.dtype == dtype
@@ -325,29 +321,34 @@ def test_the_bottleneck_is_rounded_before_the_second_product() -> None:
     states = torch.zeros(1, 2, 16, device=DEVICE, dtype=torch.float16)
     states[..., 0], states[..., 1] = 1, 2.0**-12  # 1 + 2^-12 is 1 in half precision
     with ops.set_kernel_backend("triton"):
-        result = light_branch(adapter, None, states, states)
-    assert result is not None
+        result = call(adapter, None, states, states)
     assert torch.equal(result[0], states)
     assert torch.equal(adapter(states, states), states)
 
 
-def test_the_light_branch_is_left_to_the_modules_where_they_do_more() -> None:
-    states = torch.randn(1, 3, 32, device=DEVICE)
+def test_the_reference_form_runs_where_modules_do_more_than_the_kernel(monkeypatch) -> None:
+    states, forms = torch.randn(1, 3, 32, device=DEVICE), Forms(monkeypatch)
     narrow, wide = (ParallelAdapter(32, dim).to(DEVICE) for dim in (8, 129))
 
-    def takes(adapter: ParallelAdapter, norm: nn.Module | None, states: Tensor = states) -> bool:
+    def form(adapter: ParallelAdapter, norm: nn.Module | None, states: Tensor = states) -> str:
         with torch.no_grad():
-            return light_branch(adapter, norm, states, states) is not None
+            return forms.of(adapter, norm, states, states)
 
     norm = norm_of("layer", 32)
-    assert not takes(narrow, norm)  # torch is the backend
+    assert form(narrow, norm) == "reference"  # torch is the backend
     with ops.set_kernel_backend("triton"):
-        assert takes(narrow, norm)
-        assert light_branch(narrow, norm, states, states) is None  # a gradient may be wanted
-        assert not takes(wide, norm)
-        assert not takes(narrow, nn.GroupNorm(1, 32))
-        assert not takes(narrow, nn.LayerNorm((3, 32)).to(DEVICE))
-        assert not takes(narrow, norm, states.bfloat16())  # the norm would answer in float32
-        assert not takes(narrow, None, states.double())
+        assert form(narrow, norm) == "kernel"
+        assert forms.of(narrow, norm, states, states) == "reference"  # a gradient may be needed
+        assert form(wide, norm) == "reference"
+        assert form(narrow, nn.GroupNorm(1, 3).to(DEVICE)) == "reference"
+        assert form(narrow, nn.LayerNorm((3, 32)).to(DEVICE)) == "reference"
+        assert (
+            form(narrow, norm, states.bfloat16()) == "reference"
+        )  # the norm has float32 parameters
+        assert form(narrow, None, states.double()) == "reference"
         with torch.autocast(DEVICE, dtype=torch.bfloat16):
-            assert not takes(narrow, norm)
+            assert form(narrow, norm) == "reference"
+        for module in (norm, narrow):
+            handle = module.register_forward_hook(lambda *_: None)
+            assert form(narrow, norm) == "reference"
+            handle.remove()

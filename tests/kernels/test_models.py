@@ -13,12 +13,13 @@ from conditional_adapters import ops
 from conditional_adapters.model.attachment import adapter_parameters
 from conditional_adapters.model.structure import find_sites
 from tests.helpers import ROOT
+from tests.helpers.light_branch import Forms
 from tests.helpers.tiny_models import TINY_MODELS
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install triton (Linux only)")
 
 # Models whose norms are not known to the kernel.
-PART_BY_PART = {"t5gemma"}
+WITHOUT_FORMULA = {"t5gemma"}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -60,17 +61,39 @@ def test_a_model_gives_the_same_answers_and_gradients(name: str, padding: str) -
 
 @pytest.mark.parametrize("name", TINY_MODELS)
 @torch.no_grad()
-def test_what_a_kernel_takes_for_a_known_norm_is_that_norm(name: str) -> None:
+def test_every_norm_with_a_formula_is_that_norm(name: str, monkeypatch) -> None:
     model, _ = make(name, "none")
+    forms = Forms(monkeypatch)
     for layer in find_sites(model).encoder_layers:
-        part, norm = layer.coda_part("default"), layer._coda_norm
+        part, norm = layer.coda_part("default"), layer.coda_norm
         states = torch.randn(1, 3, part.adapter.down.shape[1], device=DEVICE)
         with ops.set_kernel_backend("triton"):
-            at_once = part.in_one_pass(norm, states, states)
-        assert (at_once is None) == (name in PART_BY_PART)
-        if at_once is not None:
-            expected = part.adapt(layer.coda_normalise(states), states)
-            torch.testing.assert_close(at_once[0], expected, atol=1e-5, rtol=1e-5)
+            forms.called.clear()
+            updated, _ = part.adapt_and_route(norm, states, states)
+        assert bool(forms.called) == (name in WITHOUT_FORMULA)
+        expected = part.adapter(states if norm is None else norm(states), states)
+        torch.testing.assert_close(updated, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_hooks_on_norm_and_adapter_are_called_with_kernels(monkeypatch) -> None:
+    model, inputs = make("vit", "none")
+    layer, forms = find_sites(model).encoder_layers[0], Forms(monkeypatch)
+    with ops.set_kernel_backend("triton"):
+        expected = model(**inputs).logits
+        assert not forms.called
+        seen = []
+        norm, adapter = layer.coda_norm, layer.coda_part("default").adapter
+        handles = [
+            norm.register_forward_hook(lambda *args: seen.append("norm")),
+            adapter.register_forward_hook(lambda *args: seen.append("adapter")),
+        ]
+        torch.testing.assert_close(model(**inputs).logits, expected, atol=1e-4, rtol=1e-4)
+        # The frozen layer calls its norm as well, on the selected tokens.
+        assert seen == ["norm", "adapter", "norm"]
+        handles[0].remove()
+        adapter.register_forward_hook(lambda module, args, output: output.square())
+        assert not torch.allclose(model(**inputs).logits, expected, atol=1e-2)
 
 
 @pytest.mark.compile  # the shape checks would come first

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 import conditional_adapters as ca
 from conditional_adapters.model.attachment import adapter_parameters
-from conditional_adapters.modules import ConditionalLayer, conditional_layer, sequence
+from conditional_adapters.modules import ConditionalLayer, conditional_layer, context
 from tests.helpers.tiny_models import TINY_MODELS
 
 # With the side on which each family takes padding.
@@ -143,13 +143,13 @@ def test_a_loaded_adapter_generates_the_same_tokens(name: str, tmp_path) -> None
 def test_generating_asks_for_the_lengths_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = attach(make_model(name), reduction_factor=3), make_inputs(name)
     calls = []
-    read_lengths = sequence.sequence_context
+    read_lengths = context.sequence_context
 
-    def counted(*args: object, **kwargs: object) -> sequence.SequenceContext:
+    def counted(*args: object, **kwargs: object) -> context.SequenceContext:
         calls.append(args)
         return read_lengths(*args, **kwargs)
 
-    monkeypatch.setattr(sequence, "sequence_context", counted)
+    monkeypatch.setattr(context, "sequence_context", counted)
     monkeypatch.setattr(conditional_layer, "sequence_context", counted)
     generate(model, inputs)
     assert len(calls) == 1

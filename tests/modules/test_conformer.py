@@ -12,7 +12,7 @@ from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import (
 
 import conditional_adapters as ca
 from conditional_adapters.modules import ConformerAttention, RoutedTokens
-from conditional_adapters.modules._subclass import become
+from conditional_adapters.modules._subclass import add_mixin
 from tests.helpers.tiny_models import TINY_MODELS
 
 BATCH, SEQ, HIDDEN, HEADS = 2, 9, 16, 2
@@ -36,7 +36,7 @@ def routed_tokens(all_keys: bool, table: Tensor | None = None) -> RoutedTokens:
 def routed_attention(attention: nn.Module) -> ConformerAttention:
     for parameter in attention.parameters():
         nn.init.normal_(parameter)
-    return become(attention, ConformerAttention)
+    return add_mixin(attention, ConformerAttention)
 
 
 def sinusoids(distance: int) -> Tensor:

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from conditional_adapters.modules.adapter import ACTIVATIONS, ParallelAdapter
-from conditional_adapters.modules.router import Budget, Router
+from conditional_adapters.modules.context import Budget
+from conditional_adapters.modules.router import Router
 from conditional_adapters.ops import soft_topk
 
 BATCH, SEQ, HIDDEN = 3, 12, 8
@@ -49,7 +50,7 @@ def test_a_budget_spent_on_the_prefix_leaves_nothing_to_choose() -> None:
 def test_unused_slots_have_weight_zero() -> None:
     mask = torch.ones(2, SEQ, dtype=torch.bool)
     mask[1, 4:] = False
-    budget = Budget(top_k=4, per_row=torch.tensor([4, 2]), token_mask=mask)
+    budget = Budget(top_k=4, per_example=torch.tensor([4, 2]), token_mask=mask)
     decision = router_with()(torch.randn(2, SEQ, HIDDEN), budget)
     assert decision.is_selected.sum(-1).tolist() == [4, 2]
     assert (decision.selected_weights[~decision.is_selected] == 0).all()

@@ -6,11 +6,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conditional_adapters.ops import (
-    _parts,
+    _chunks,
+    expand_relative_bias,
     gather_pairs,
     gather_relative_bias,
     relative_bias,
-    spread_relative_bias,
 )
 from tests.helpers.draws import DTYPES, assert_gradients_agree, positions, values
 
@@ -57,7 +57,7 @@ def test_pairs_of_a_long_batch_are_gathered_part_by_part(
     elements: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_parts, "_ELEMENTS", elements)
+    monkeypatch.setattr(_chunks, "CHUNK_ELEMENTS", elements)
     indices = positions(5, 4, 9)
     contiguous, strided = values(source, 2, 9, 9), values(9, 9, 2, source).permute(3, 2, 1, 0)
     for pairs in (contiguous.to(dtype), strided.to(dtype)):
@@ -78,7 +78,7 @@ def test_a_bias_by_distance_is_gathered_as_that_of_all_pairs(
     elements: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_parts, "_ELEMENTS", elements)
+    monkeypatch.setattr(_chunks, "CHUNK_ELEMENTS", elements)
     contiguous, strided = values(source, 2, 17), values(17, 2, source).permute(2, 1, 0)
     for k in (1, 4, 9):
         indices = positions(5, k, 9)
@@ -95,7 +95,7 @@ def test_a_bias_by_distance_is_gathered_as_that_of_all_pairs(
 def test_gradients_reach_the_distances(
     source: int, all_keys: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_parts, "_ELEMENTS", 10)  # parts have no gradient
+    monkeypatch.setattr(_chunks, "CHUNK_ELEMENTS", 10)  # chunks have no gradient
     distances, indices = values(source, 2, 17).requires_grad_(), positions(3, 4, 9)
     ours = gather_relative_bias(distances, indices, all_keys=all_keys)
     expected = gather_pairs_by_loop(spread_by_loop(distances), indices, all_keys=all_keys)
@@ -107,17 +107,17 @@ def test_gradients_reach_the_distances(
 @pytest.mark.parametrize("seq", [1, 2, 9])
 def test_distances_and_pairs_turn_into_each_other(seq: int, dtype: torch.dtype) -> None:
     distances = values(3, 2, 2 * seq - 1, dtype=dtype)
-    pairs = spread_relative_bias(distances)
+    pairs = expand_relative_bias(distances)
     assert pairs.is_contiguous()
     assert torch.equal(pairs, spread_by_loop(distances))
     assert torch.equal(relative_bias(pairs), distances)
     heads_last = distances.transpose(1, 2).contiguous().transpose(1, 2)
-    assert torch.equal(spread_relative_bias(heads_last), pairs)
+    assert torch.equal(expand_relative_bias(heads_last), pairs)
 
 
 @pytest.mark.compile
 def test_a_graph_gives_each_pair_its_distance() -> None:
-    spread = torch.compile(spread_relative_bias, fullgraph=True, backend="eager", dynamic=True)
+    spread = torch.compile(expand_relative_bias, fullgraph=True, backend="eager", dynamic=True)
     for seq in (2, 9):
         distances = values(3, 2, 2 * seq - 1)
         assert torch.equal(spread(distances), spread_by_loop(distances))

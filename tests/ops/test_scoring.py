@@ -5,17 +5,17 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from conditional_adapters import ops
-from conditional_adapters.ops import _parts
+from conditional_adapters.ops import _chunks
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("grad", [False, True])
-@pytest.mark.parametrize("per_row", [False, True])
-def test_scores_are_products_in_float32(dtype, grad, per_row) -> None:
+@pytest.mark.parametrize("per_example", [False, True])
+def test_scores_are_products_in_float32(dtype, grad, per_example) -> None:
     states = torch.randn(3, 7, 33).to(dtype)
-    weight = torch.randn(3, 1, 33) if per_row else torch.randn(33)
+    weight = torch.randn(3, 1, 33) if per_example else torch.randn(33)
     before = states.clone()
     with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16):
         scores = ops.score_tokens(states, weight)
@@ -36,13 +36,13 @@ def test_equal_tokens_have_equal_scores_wherever_they_stand(dtype, grad) -> None
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("batch", [1, 3, 20])
-@pytest.mark.parametrize("per_row", [False, True])
+@pytest.mark.parametrize("per_example", [False, True])
 def test_many_tokens_are_scored_part_by_part_to_the_same_bits(
-    dtype, batch, per_row, monkeypatch
+    dtype, batch, per_example, monkeypatch
 ) -> None:
     states = torch.randn(batch, 11, 32).to(dtype)
-    weight = torch.randn(batch, 1, 32) if per_row else torch.randn(32)
-    monkeypatch.setattr(_parts, "_ELEMENTS", 13 * 32)  # less than 20 rows of a token
+    weight = torch.randn(batch, 1, 32) if per_example else torch.randn(32)
+    monkeypatch.setattr(_chunks, "CHUNK_ELEMENTS", 13 * 32)  # less than 20 rows of a token
     with torch.no_grad():
         scores = ops.score_tokens(states, weight)
     assert torch.equal(scores, (states.float() * weight).sum(-1))

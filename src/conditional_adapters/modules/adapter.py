@@ -1,6 +1,6 @@
 """The adapter of a layer: a bottleneck that all tokens pass, and a router that selects tokens."""
 
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -90,6 +90,7 @@ class ParallelAdapter(nn.Module):
         return f"hidden_size={hidden}, adapter_dim={dim}, activation={self.activation}"
 
 
+@runtime_checkable
 class Branch(Protocol):
     """The adapters of a layer in one forward pass: one for all examples, or one for each.
 
@@ -178,13 +179,13 @@ class LayerAdapter(nn.Module):
             states,
             residual,
             self.adapter,
-            norm=None if norm is None else _describe(norm),
+            norm=None if norm is None else describe_norm(norm),
             router_weight=None if router is None or router.kind != "learned" else router.weight,
         )
         return updated, None if router is None else router(states, cast("Budget", budget), scores)
 
 
-def _describe(norm: nn.Module) -> Norm | None:
+def describe_norm(norm: nn.Module) -> Norm | None:
     """Describe a norm: of copies, the active one; no formula where hooks have to be called."""
     if isinstance(norm, nn.Identity):
         return None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int, Shaped
@@ -181,6 +181,7 @@ class ForwardScope(threading.local):
         return ForwardScope, ()  # a copy is in no forward pass
 
 
+@runtime_checkable
 class CallWithNames(Protocol):
     """Begins a call with `adapter_names`; see `mixed_batch.AdapterNamesHook`."""
 

@@ -9,7 +9,7 @@ argument, outside gradient checkpointing, so that a layer which is recomputed ge
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -156,6 +156,9 @@ class MixedAdapters:
     Args:
         adapters: The adapters of the layer, by name.
         batch: The adapter of each example. A name that the layer does not have adds nothing.
+
+    Raises:
+        RoutingError: If adapters with two attention modes select tokens.
     """
 
     def __init__(self, adapters: nn.ModuleDict, batch: AdapterBatch) -> None:
@@ -173,26 +176,17 @@ class MixedAdapters:
             else override or adapter.reduction_factor
             for (name, adapter), override in zip(self.adapters.items(), overrides, strict=True)
         }
-
-    @property
-    def is_routed(self) -> bool:
-        """Whether any example may skip tokens."""
-        return any(factor != 1 for factor in self.factors.values())
-
-    @property
-    def attention_mode(self) -> AttentionMode:
-        """The attention mode of the adapters that select tokens.
-
-        Raises:
-            RoutingError: If there are two.
-        """
-        modes = {a.attention_mode for a in self.adapters.values() if a is not None and a.is_routed}
+        routed = [
+            a for name, a in self.adapters.items() if a is not None and self.factors[name] > 1
+        ]
+        modes = {adapter.attention_mode for adapter in routed}
         if len(modes) > 1:
             raise RoutingError(
                 f"adapters with attention modes {' and '.join(sorted(modes))} cannot share a "
                 "batch. Put examples of one mode into a batch."
             )
-        return modes.pop() if modes else "k_to_k"
+        self.is_routed = bool(modes)
+        self.attention_mode: AttentionMode = modes.pop() if modes else "k_to_k"
 
     def budget(self, seq: int, context: SequenceContext, ends: tuple[int, int]) -> Budget | None:
         """Return the budget of each example; see `Branch`."""
@@ -306,6 +300,7 @@ def adapt_examples(
     return (residual + torch.bmm(inner, up.mT)).to(residual.dtype)
 
 
+@runtime_checkable
 class _Config(Protocol):
     @property
     def elastic_factors(self) -> tuple[float, ...]: ...

@@ -9,15 +9,14 @@ without gradient. Everything else takes the reference form, which also calls all
 """
 
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple, Protocol, cast
+from typing import Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from . import _backend
-from ._chunks import CHUNK_ELEMENTS, num_chunks
+from . import _backend, _chunks
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
@@ -39,6 +38,7 @@ class Norm(NamedTuple):
     epsilon: float = 0.0
 
 
+@runtime_checkable
 class Adapter(Protocol):
     """A bottleneck adapter, `residual + act(states down^T) up^T`."""
 
@@ -96,7 +96,7 @@ def light_branch(
     ):
         return _reference(states, residual, adapter, norm, router_weight)
     if kernels is None:
-        number = num_chunks(states.numel(), states.device)
+        number = _chunks.num_chunks(states.numel(), states.device)
         if number > 1:
             norm = cast("Norm", norm)
             return _chunked(number, states, residual, adapter, norm, router_weight)
@@ -141,7 +141,7 @@ def score_tokens(
         if torch.is_grad_enabled() or states.device.type != "cpu":
             # Half precision is widened within the product, without a copy for the backward pass.
             return (states * weight).sum(-1)
-        number = num_chunks(states.numel(), states.device) if _is_long(states) else 1
+        number = _chunks.num_chunks(states.numel(), states.device) if _is_long(states) else 1
         scores = []
         for chunk in (states,) if number == 1 else states.chunk(number, dim=1):
             # On CPUs, a product of mixed dtypes makes two float32 copies.
@@ -221,7 +221,7 @@ def _is_long(states: Tensor) -> bool:
     """Whether a batch fills more than one chunk; while tracing its size may be symbolic."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
-    return states.numel() >= CHUNK_ELEMENTS
+    return states.numel() >= _chunks.CHUNK_ELEMENTS
 
 
 def _differs(norm: Norm, dtype: torch.dtype) -> bool:

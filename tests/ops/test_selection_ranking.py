@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conditional_adapters.ops._ranking import first_largest_indices, largest_indices
+from conditional_adapters.ops.selection import first_largest_indices, largest_indices
 
 WIDTHS = {torch.float16: 16, torch.float32: 32, torch.float64: 64}
 

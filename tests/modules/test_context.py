@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from conditional_adapters.modules.sequence import sequence_context
+from conditional_adapters.modules.context import sequence_context
 
 
 def test_no_mask_and_a_mask_without_padding_say_nothing() -> None:

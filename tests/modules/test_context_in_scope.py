@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 import conditional_adapters as ca
 from conditional_adapters.model.attachment import conditional_layers, get_attachment
 from conditional_adapters.modules import SequenceContext
-from conditional_adapters.modules.sequence import CONTEXT_ARGUMENT
+from conditional_adapters.modules.context import CONTEXT_ARGUMENT
 from tests.helpers.tiny_models import TINY_MODELS
 
 TINY = TINY_MODELS["deberta-v3"]
@@ -81,12 +81,12 @@ def test_a_context_ends_with_its_forward_pass_even_if_that_fails() -> None:
     )
     model(**inputs)
     assert isinstance(seen[0], SequenceContext)
-    assert hook.current.context is None
+    assert not hook.scope.contexts
     handle.remove()
     layer.register_forward_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         model(**inputs)
-    assert hook.current.context is None
+    assert not hook.scope.contexts
 
 
 def test_a_layer_called_outside_its_model_says_so() -> None:
