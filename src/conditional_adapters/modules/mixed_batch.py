@@ -317,7 +317,8 @@ class AdapterNamesHook:
     def __init__(self, scope: ForwardScope, configs: Mapping[str, _Config]) -> None:
         self.scope, self.configs = scope, configs
         self.models: list[nn.Module] = []
-        self.handles: list[RemovableHandle] = []  # registered by the first call with names
+        self.has_ends = False  # whether the hooks that end a call are registered
+        self.handles: list[RemovableHandle] = []
 
     def __call__(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -330,10 +331,8 @@ class AdapterNamesHook:
         if names is None:
             return args, others
         self._check(names)
-        if not self.handles:
-            self.handles += [
-                module.register_forward_hook(self._end, always_call=True) for module in self.models
-            ]
+        if not self.has_ends:
+            self._register_ends()
         batch = AdapterBatch.from_names(
             names,
             device=next(model.parameters()).device,
@@ -346,6 +345,18 @@ class AdapterNamesHook:
         """Remove the hooks that end a call."""
         while self.handles:
             self.handles.pop().remove()
+        self.has_ends = False
+
+    def _register_ends(self) -> None:
+        if torch.compiler.is_compiling():
+            raise AttachmentError(
+                "the first call with adapter_names registers hooks, which cannot be compiled. Call "
+                "the model once with adapter_names before compiling it."
+            )
+        self.handles = [
+            model.register_forward_hook(self._end, always_call=True) for model in self.models
+        ]
+        self.has_ends = True
 
     def _end(self, model: nn.Module, args: object, output: object) -> None:
         """End the innermost call, if this model began it."""
