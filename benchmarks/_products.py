@@ -15,7 +15,7 @@ PRODUCTS = {
     aten.bmm.default,
     aten.baddbmm.default,
     aten.convolution.default,
-    torch.ops.mkldnn._linear_pointwise.default,  # of packed weights
+    torch.ops.mkldnn._linear_pointwise.default,  # of prepacked weights
     torch.ops.mkldnn._linear_pointwise.binary,  # and added to a residual
     aten._scaled_dot_product_flash_attention_for_cpu.default,
     aten._scaled_dot_product_flash_attention.default,
@@ -57,7 +57,7 @@ class _Recorder(OperatorObserver):
             self.calls.append((func, *tree_map(self._stand_in, (args, kwargs))))
 
     def _stand_in(self, value: object) -> object:
-        if not isinstance(value, Tensor) or value.layout != torch.strided:  # a packed weight
+        if not isinstance(value, Tensor) or value.layout != torch.strided:  # a prepacked weight
             return value
         if value.untyped_storage().data_ptr() in self._weights:
             return value

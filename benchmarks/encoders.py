@@ -2,8 +2,8 @@
 
 For each model, shape and type all candidates take turns in every round, and ratios are taken within
 a round. Beside each time stand the ratio of floating-point operations and the floor: the same
-matrix products and attention alone, with nothing between them. `--packed` packs the weights of all
-candidates (`pack_weights`) and of their floors, `--compile` times all through `torch.compile`, and
+matrix products and attention alone, with nothing between them. `--packed` prepacks the weights
+(`prepack_weights`) of all candidates and floors, `--compile` times all through `torch.compile`, and
 `--cpp-wrapper` lets C++ call the kernels of the graphs, where Python would.
 `--step` times a training step of the new parameters instead and measures its peak memory, each
 candidate in a process of its own.
@@ -182,7 +182,7 @@ def _parse() -> argparse.Namespace:
         "--compile", dest="compiled", action="store_true", help="forward passes, compiled"
     )
     parser.add_argument("--cpp-wrapper", action="store_true", help="with --compile; minutes more")
-    parser.add_argument("--packed", action="store_true", help="forward passes, weights packed")
+    parser.add_argument("--packed", action="store_true", help="forward passes, weights prepacked")
     parser.add_argument("--cell-minutes", type=float, default=15, help="of a grid; the longest")
     parser.add_argument("--again", action="store_true", help="in a grid: measured cells, too")
     parser.add_argument("--estimate", action="store_true", help="say how long it takes, and end")
@@ -239,7 +239,7 @@ def _measure(cell: Cell, arguments: argparse.Namespace) -> Report:
         found = measure_step(cell, arguments.factors)
     else:
         if arguments.packed:
-            ca.pack_weights(model)
+            ca.prepack_weights(model)
         inputs = make_inputs(model, cell.batch, cell.tokens)
         found = measure_forward(
             model,

@@ -1,8 +1,8 @@
 """Time what else a user would pick, side by side: an encoder of BERT-base's size, in many ways.
 
 Random weights, float32. All take turns in every round, in a new order each time and with a pause
-before each, and ratios to the plain encoder are taken within a round. Packed ones have their
-weights in oneDNN's layout (`pack_weights`), the plain encoder too. `--compile` adds what
+before each, and ratios to the plain encoder are taken within a round. "Packed" ones have
+prepacked weights (`prepack_weights`), the plain encoder too. `--compile` adds what
 `torch.compile` makes of some of them, packed or not, and with torchao's 8 bits. What LoRA, half the
 layers, 8 bits or another model do to quality is not measured here; only the time is compared.
 """
@@ -75,9 +75,9 @@ def make_torch_candidates(num_layers: int) -> dict[str, nn.Module]:
 
 
 def pack(model: nn.Module) -> nn.Module:
-    """Return a copy with packed weights."""
+    """Return a copy with prepacked weights."""
     copied = copy.deepcopy(model)
-    ca.pack_weights(copied)
+    ca.prepack_weights(copied)
     return copied
 
 

@@ -31,7 +31,7 @@ The floor is the same matrix products and attention alone, with nothing between 
 two training steps add to the process. Where a table has several shapes, each r has its speed-up
 over dense adapters of the FLOP ratio, the share of it that is reached, and the time over its floor
 (of a training step: the share of memory). A *packed forward* has the weights of all candidates and
-floors packed ([`pack_weights`](guides/serving.md#on-cpus-pack-the-weights)); a *compiled forward*
+floors [prepacked](guides/serving.md#on-cpus-prepack-the-weights); a *compiled forward*
 went through `torch.compile`, the dense encoders as well, with [fewer
 guards](guides/serving.md#fewer-guards) on modules; with a *C++ wrapper* C++ calls the kernels of a
 graph, not Python.

@@ -43,8 +43,10 @@ from .model.attach import set_reduction_factor as set_reduction_factor
 from .modules import RoutingDecision as RoutingDecision
 from .modules import TokenAxis as TokenAxis
 from .ops import soft_topk as soft_topk
-from .prepacking.weights import pack_weights as pack_weights
-from .prepacking.weights import unpack_weights as unpack_weights
+from .prepacking import pack_weights as pack_weights
+from .prepacking import prepack_weights as prepack_weights
+from .prepacking import remove_prepacked_weights as remove_prepacked_weights
+from .prepacking import unpack_weights as unpack_weights
 from .toolkit import keep_former_paths as _keep_former_paths
 
 _keep_former_paths()

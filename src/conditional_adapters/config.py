@@ -3,14 +3,12 @@
 import dataclasses
 import difflib
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from .errors import ConfigError
-from .modules.adapter import ACTIVATIONS
+from .modules.adapter import AttentionMode
 from .modules.router import Gate, RouterKind
-from .ops import SoftTopKMethod
-
-AttentionMode = Literal["k_to_k", "k_to_all"]
+from .ops import ACTIVATIONS, SoftTopKMethod
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

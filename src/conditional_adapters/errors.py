@@ -1,12 +1,12 @@
-"""The exceptions of this library.
+"""Exceptions of the library.
 
     ConditionalAdapterError
-    ├── ConfigError                    (ValueError)           a setting outside its range
-    ├── RoutingError                   (ValueError)           an operator got impossible input
-    ├── AttachmentError                (RuntimeError)         attach or detach at the wrong moment
-    ├── UnsupportedArchitectureError   (NotImplementedError)  no record for this model
-    ├── CheckpointError                (ValueError)           an adapter is missing or unfit
-    ├── AssetError                     (RuntimeError)         packaged weights or data unusable
+    ├── ConfigError                    (ValueError)           a setting is out of range
+    ├── RoutingError                   (ValueError)           invalid input of a routing operator
+    ├── AttachmentError                (RuntimeError)         the model is in the wrong state
+    ├── UnsupportedArchitectureError   (NotImplementedError)  no architecture record for the model
+    ├── CheckpointError                (ValueError)           an adapter is missing or does not fit
+    ├── AssetError                     (RuntimeError)         packaged weights or data are unusable
     └── DataError                      (ValueError)           a data set or a row is unusable
 
 Every message says what is wrong with the value, what is allowed, and what to do.
@@ -14,32 +14,32 @@ Every message says what is wrong with the value, what is allowed, and what to do
 
 
 class ConditionalAdapterError(Exception):
-    """Base of every error that this library raises on purpose."""
+    """Base class of all exceptions of the library."""
 
 
 class ConfigError(ConditionalAdapterError, ValueError):
-    """A configuration field has a value outside its range."""
+    """A setting is out of range."""
 
 
 class RoutingError(ConditionalAdapterError, ValueError):
-    """A routing operator got input it cannot work on."""
+    """The input of a routing operator is invalid."""
 
 
 class AttachmentError(ConditionalAdapterError, RuntimeError):
-    """A model is not in the state that the call needs (attached twice, not attached, …)."""
+    """A model is in the wrong state for the call: already attached, or not attached."""
 
 
 class UnsupportedArchitectureError(ConditionalAdapterError, NotImplementedError):
-    """No architecture record fits the model."""
+    """The library has no architecture record for the model."""
 
 
 class CheckpointError(ConditionalAdapterError, ValueError):
-    """A saved adapter cannot be found or published, is damaged, or does not fit the model."""
+    """A saved adapter is missing or damaged, does not fit the model, or cannot be published."""
 
 
 class AssetError(ConditionalAdapterError, RuntimeError):
-    """Packaged weights or data are missing or not the ones we know."""
+    """Packaged weights or data are missing or have an unexpected checksum."""
 
 
 class DataError(ConditionalAdapterError, ValueError):
-    """A data set, or a row of it, cannot be used."""
+    """A data set or a row is unusable."""

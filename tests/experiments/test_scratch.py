@@ -10,8 +10,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from conditional_adapters.toolkit.tasks.inference import predict
-from conditional_adapters.training import SpanCorruption
-from conditional_adapters.training.objectives import own_loss
+from conditional_adapters.training import Objective, SpanCorruption
 from experiments import __main__ as command
 from experiments import _config
 from experiments._data import load_data
@@ -187,7 +186,7 @@ def test_a_killed_training_from_scratch_ends_with_the_weights_of_a_whole_one(
         calls.append(batch)
         if len(calls) > 3:
             raise KeyboardInterrupt
-        return own_loss(model, batch)
+        return Objective.loss(self, model, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(SpanCorruption, "loss", loss)

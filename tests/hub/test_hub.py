@@ -90,7 +90,7 @@ def test_offline_mode_loads_what_others_put_into_the_cache(cache, tmp_path) -> N
     with pytest.raises(ca.CheckpointError, match=r"offline mode is on.* at revision 'v2'"):
         loaded_fill(REPO, revision="v2")
     (repository / "snapshots" / sha / "adapter_model.safetensors").unlink()
-    with pytest.raises(ca.CheckpointError, match=r"has no adapter_model.safetensors: it is no"):
+    with pytest.raises(ca.CheckpointError, match=r"has no adapter_model.safetensors: it is not"):
         loaded_fill(REPO)
 
 
@@ -102,24 +102,24 @@ def test_what_cannot_be_loaded_says_why_and_what_to_do(hub, online, tmp_path) ->
             loaded_fill(source, **arguments)
         return str(caught.value)
 
-    assert "no repository 'no-one/nothing' that you may read" in message("no-one/nothing")
+    assert "no repository 'no-one/nothing' that you can read" in message("no-one/nothing")
     assert "has no revision 'v9'" in message(REPO, revision="v9")
-    assert "has no adapter_model.safetensors: it is no adapter" in message(REPO)
+    assert "has no adapter_model.safetensors: it is not an adapter" in message(REPO)
     assert "no adapter_model.safetensors in missing" in message("missing")
     assert "no adapter_model.safetensors in" in message(Path("no-one/nothing"))
     online("http://127.0.0.1:9")  # nobody listens there
     text = message("no-one/else")
     assert "there is no directory 'no-one/else', and http://127.0.0.1:9 cannot be reached" in text
-    assert f"the cache ({tmp_path / 'cache'}) has no whole copy of 'no-one/else'" in text
+    assert f"the cache ({tmp_path / 'cache'}) has no complete copy of 'no-one/else'" in text
     assert "`hf download no-one/else`" in text
 
 
 def test_offline_mode_says_so(cache) -> None:
     with pytest.raises(ca.CheckpointError) as caught:
         loaded_fill(REPO)
-    assert f"offline mode is on, and the cache ({cache}) has no whole copy" in str(caught.value)
+    assert f"offline mode is on, and the cache ({cache}) has no complete copy" in str(caught.value)
     assert str(caught.value).endswith(
-        f"Unset HF_HUB_OFFLINE, or load it once where there is a network (`hf download {REPO}`)."
+        f"Unset HF_HUB_OFFLINE, or load it once with network access (`hf download {REPO}`)."
     )
 
 

@@ -126,7 +126,7 @@ CHANGES: dict[str, Callable[[nn.Module], object]] = {
     "small batches": partial(ca.set_dense_below, num_tokens=1000),
     "training": lambda model: model.train(),
     "values": change_a_weight,
-    "packed": ca.pack_weights,
+    "prepacked": ca.prepack_weights,
     "detached": ca.detach,
     "other gate": partial(attach_again, gate="weighted"),
     "other router": partial(attach_again, router_kind="learned"),
@@ -147,7 +147,7 @@ def test_what_the_library_changes_is_noticed(change: str) -> None:
     expected = model(**inputs).logits
     torch.set_rng_state(states)
     torch.testing.assert_close(compiled(**inputs).logits, expected)
-    assert change == "packed" or not torch.allclose(before, expected, atol=1e-5)
+    assert change == "prepacked" or not torch.allclose(before, expected, atol=1e-5)
 
 
 @torch.no_grad()

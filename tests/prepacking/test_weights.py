@@ -1,4 +1,4 @@
-"""`pack_weights`: the same answers by another product, and never those of an old weight."""
+"""`prepack_weights`: the same answers by another product, and never those of an old weight."""
 
 import copy
 import pickle
@@ -17,9 +17,9 @@ import conditional_adapters as ca
 from benchmarks._products import OperatorObserver
 from conditional_adapters.analysis.timing import compile_module
 from conditional_adapters.modules.adapter import ParallelAdapter
-from conditional_adapters.prepacking import modules as packed_modules
-from conditional_adapters.prepacking.modules import PackedAdapter, PackedModule
-from conditional_adapters.prepacking.operators import can_pack
+from conditional_adapters.prepacking import modules as prepacked_modules
+from conditional_adapters.prepacking.modules import PrepackedAdapter, PrepackedModule
+from conditional_adapters.prepacking.operators import can_prepack
 from tests.helpers.conditional_models import REPRESENTATIVES, logits_of, make_conditional
 from tests.helpers.gradients import assert_gradients_close, gradients_of
 from tests.helpers.tiny_models import TINY_MODELS
@@ -29,8 +29,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-class Packed(OperatorObserver):
-    """Counts products with packed weights."""
+class PrepackedProducts(OperatorObserver):
+    """Counts products with prepacked weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,88 +54,88 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name, padding, mode", REPRESENTATIVES)
-def test_a_packed_model_answers_the_same(name, padding, mode) -> None:
+def test_a_prepacked_model_answers_the_same(name, padding, mode) -> None:
     model, inputs = make(name, padding, mode)
     expected = logits_of(model, inputs)
     ca.set_adapter(model, None)
     dense = logits_of(model, inputs)
-    assert ca.pack_weights(model) is model
-    num_linear = sum(isinstance(module, PackedModule) for module in model.modules())
-    with Packed() as packed:
+    assert ca.prepack_weights(model) is model
+    num_linear = sum(isinstance(module, PrepackedModule) for module in model.modules())
+    with PrepackedProducts() as products:
         assert_close(logits_of(model, inputs), dense)
-    assert 0 < packed.num_calls <= 2 * num_linear
+    assert 0 < products.num_calls <= 2 * num_linear
     ca.set_adapter(model, "default")
-    with Packed() as packed:
+    with PrepackedProducts() as products:
         assert_close(logits_of(model, inputs), expected)
-    assert packed.num_calls > 0
+    assert products.num_calls > 0
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu", "tanh", "identity"])
-def test_a_packed_adapter_adds_what_it_added(activation) -> None:
+def test_a_prepacked_adapter_adds_what_it_added(activation) -> None:
     adapter = ParallelAdapter(24, 7, activation=activation)
     nn.init.normal_(adapter.up)
     plain = copy.deepcopy(adapter)
     states, residual = torch.randn(3, 5, 24), torch.randn(3, 5, 24)
     expected, before = plain(states, residual), residual.clone()
-    ca.pack_weights(adapter)
-    assert isinstance(adapter, PackedAdapter)
-    assert type(adapter).__qualname__ == "PackedParallelAdapter"
-    with Packed() as packed:
+    ca.prepack_weights(adapter)
+    assert isinstance(adapter, PrepackedAdapter)
+    assert type(adapter).__qualname__ == "PrepackedParallelAdapter"
+    with PrepackedProducts() as products:
         assert_close(adapter(states, residual), expected)
-    assert packed.num_calls == 2
+    assert products.num_calls == 2
     assert torch.equal(residual, before)
     for module in (adapter, plain):
         module.up.mul_(2)
     assert_close(adapter(states, residual), plain(states, residual))
     # Other types go the usual way, which keeps the residual stream in its own.
-    with Packed() as packed:
+    with PrepackedProducts() as products:
         assert adapter(states, residual.double()).dtype == torch.float64
         assert adapter(states.bfloat16(), residual.bfloat16()).dtype == torch.bfloat16
-    assert packed.num_calls == 0
-    ca.unpack_weights(adapter)
+    assert products.num_calls == 0
+    ca.remove_prepacked_weights(adapter)
     assert torch.equal(adapter(states, residual), plain(states, residual))
     assert type(adapter) is ParallelAdapter
 
 
 @torch.no_grad()
-def test_unpacking_and_detaching_give_the_bits_that_were_there() -> None:
+def test_removing_and_detaching_give_the_bits_that_were_there() -> None:
     model, inputs = make()
     expected, classes = logits_of(model, inputs), Counter(map(type, model.modules()))
-    ca.unpack_weights(ca.pack_weights(ca.pack_weights(model)))
+    ca.remove_prepacked_weights(ca.prepack_weights(ca.prepack_weights(model)))
     assert torch.equal(logits_of(model, inputs), expected)
     assert Counter(map(type, model.modules())) == classes
-    assert not any("coda_packed" in vars(module) for module in model.modules())
+    assert not any("coda_prepacked" in vars(module) for module in model.modules())
     ca.set_adapter(model, None)
     dense = logits_of(model, inputs)
-    assert torch.equal(logits_of(ca.detach(ca.pack_weights(model)), inputs), dense)
+    assert torch.equal(logits_of(ca.detach(ca.prepack_weights(model)), inputs), dense)
 
 
 @torch.no_grad()
-def test_what_came_after_packing_stays() -> None:
+def test_what_came_after_prepacking_stays() -> None:
     tiny = TINY_MODELS["bert"]
     model, inputs = tiny.build(tiny.attention), tiny.make_inputs("right")
     torch.manual_seed(0)
     expected = logits_of(make_conditional(copy.deepcopy(model)), inputs)
     torch.manual_seed(0)
-    late = make_conditional(ca.pack_weights(model))  # its head becomes switchable afterwards
+    late = make_conditional(ca.prepack_weights(model))  # its head becomes switchable afterwards
     assert_close(logits_of(late, inputs), expected)
-    ca.unpack_weights(late)
+    ca.remove_prepacked_weights(late)
     assert torch.equal(logits_of(late, inputs), expected)
 
 
 def test_training_goes_on_as_without_and_the_next_answer_has_the_new_weights() -> None:
     plain, inputs = make()
-    packed = ca.pack_weights(copy.deepcopy(plain))
-    for model in (plain, packed):
+    prepacked = ca.prepack_weights(copy.deepcopy(plain))
+    for model in (plain, prepacked):
         logits_of(model, inputs).square().sum().backward()
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         torch.optim.SGD(weights, lr=0.01).step()
-    found, expected = (gradients_of(model.named_parameters()) for model in (packed, plain))
+    found, expected = (gradients_of(model.named_parameters()) for model in (prepacked, plain))
     assert_gradients_close(found, expected, atol=1e-4, rtol=1e-3)
     with torch.no_grad():
         torch.testing.assert_close(
-            logits_of(packed, inputs), logits_of(plain, inputs), atol=1e-3, rtol=1e-3
+            logits_of(prepacked, inputs), logits_of(plain, inputs), atol=1e-3, rtol=1e-3
         )
 
 
@@ -169,15 +169,15 @@ def by_type(linear: nn.Linear) -> None:
     "change", [by_optimiser, by_loading, by_assigning, through_data, with_other_data, by_type]
 )
 def test_a_changed_weight_is_noticed(change) -> None:
-    linear = ca.pack_weights(nn.Sequential(nn.Linear(6, 40)))[0]
+    linear = ca.prepack_weights(nn.Sequential(nn.Linear(6, 40)))[0]
     with torch.no_grad():
         before = linear(torch.ones(3, 6))
     change(linear)
     states = torch.ones(3, 6, dtype=linear.weight.dtype)
-    with torch.no_grad(), Packed() as packed:
+    with torch.no_grad(), PrepackedProducts() as products:
         found = linear(states)
     expected = nn.functional.linear(states, linear.weight, linear.bias)
-    assert packed.num_calls == can_pack(linear.weight)  # not all processors have bfloat16
+    assert products.num_calls == can_prepack(linear.weight)  # not all processors have bfloat16
     tolerance = 1e-5 if linear.weight.dtype == torch.float32 else 2e-2
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
     if change is not by_type:
@@ -193,7 +193,7 @@ def test_a_merged_lora_is_noticed() -> None:
     states = torch.randn(5, 8)
     with torch.no_grad():
         expected = model(states)
-        ca.pack_weights(model)
+        ca.prepack_weights(model)
         assert_close(model(states), expected)
         assert_close(model.merge_and_unload()(states), expected)
 
@@ -202,19 +202,19 @@ def test_a_merged_lora_is_noticed() -> None:
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_clones_are_whole_and_independent(clone) -> None:
     model, inputs = make()
-    expected = logits_of(ca.pack_weights(model), inputs)
+    expected = logits_of(ca.prepack_weights(model), inputs)
     other = clone(model)
     for weight in model.parameters():
         weight.zero_()
-    with Packed() as packed:
+    with PrepackedProducts() as products:
         assert_close(logits_of(other, inputs), expected)
-    assert packed.num_calls > 0
+    assert products.num_calls > 0
 
 
 def test_files_and_counts_are_those_of_the_model_without(tmp_path) -> None:
     model, inputs = make()
     count, keys = ca.estimate_flops(model, inputs=inputs), list(model.state_dict())
-    ca.pack_weights(model)
+    ca.prepack_weights(model)
     assert ca.estimate_flops(model, inputs=inputs) == count
     assert list(model.state_dict()) == keys
     ca.save_adapter(model, tmp_path)
@@ -226,34 +226,45 @@ def test_files_and_counts_are_those_of_the_model_without(tmp_path) -> None:
 
 @torch.no_grad()
 def test_autocast_and_other_types_go_the_old_way() -> None:
-    linear = ca.pack_weights(nn.Sequential(nn.Linear(6, 4)))
-    with Packed() as packed:
+    linear = ca.prepack_weights(nn.Sequential(nn.Linear(6, 4)))
+    with PrepackedProducts() as products:
         with torch.autocast("cpu", torch.bfloat16):
             assert linear(torch.ones(2, 6)).dtype == torch.bfloat16
         with pytest.raises(RuntimeError, match="dtype"):
             linear(torch.ones(2, 6, dtype=torch.float64))
-    assert packed.num_calls == 0
+    assert products.num_calls == 0
+
+
+def test_the_former_names_warn_and_work() -> None:
+    model = nn.Sequential(nn.Linear(6, 4))
+    with pytest.warns(DeprecationWarning, match="Call prepack_weights") as prepacking:
+        assert ca.pack_weights(model) is model
+    assert isinstance(model[0], PrepackedModule)
+    with pytest.warns(DeprecationWarning, match="Call remove_prepacked_weights") as removing:
+        assert ca.unpack_weights(model) is model
+    assert type(model[0]) is nn.Linear
+    assert prepacking[0].filename == removing[0].filename == __file__
 
 
 def test_a_model_without_such_weights_is_refused() -> None:
-    with pytest.raises(ca.AttachmentError, match="no weight can be packed"):
-        ca.pack_weights(nn.Sequential(nn.ReLU()))
-    with pytest.raises(ca.AttachmentError, match="no weight can be packed"):
-        ca.pack_weights(nn.Linear(3, 3, dtype=torch.float64))
+    with pytest.raises(ca.AttachmentError, match="no weight can be prepacked"):
+        ca.prepack_weights(nn.Sequential(nn.ReLU()))
+    with pytest.raises(ca.AttachmentError, match="no weight can be prepacked"):
+        ca.prepack_weights(nn.Linear(3, 3, dtype=torch.float64))
 
 
 @pytest.fixture
 def products(monkeypatch) -> list[torch.Size]:
-    """The shapes of the states that packed weights were multiplied by."""
+    """The shapes of the states that prepacked weights were multiplied by."""
     torch._dynamo.reset()
     shapes: list[torch.Size] = []
-    multiply = packed_modules.packed_linear
+    multiply = prepacked_modules.prepacked_linear
 
     def counted(states: Tensor, *others: Tensor | None) -> Tensor:
         shapes.append(states.shape)
         return multiply(states, *others)
 
-    monkeypatch.setattr(packed_modules, "packed_linear", counted)
+    monkeypatch.setattr(prepacked_modules, "prepacked_linear", counted)
     return shapes
 
 
@@ -261,27 +272,27 @@ def products(monkeypatch) -> list[torch.Size]:
 @torch.no_grad()
 @pytest.mark.parametrize("with_residual", [False, True])
 def test_the_operator_of_graphs_finds_the_copy_of_its_weight(with_residual, products) -> None:
-    linear = ca.pack_weights(nn.Sequential(nn.Linear(6, 4)))[0]
+    linear = ca.prepack_weights(nn.Sequential(nn.Linear(6, 4)))[0]
     states = torch.randn(2, 3, 6)
     residual = torch.randn(2, 3, 4) if with_residual else None
-    operator = torch.ops.conditional_adapters.packed_product
+    operator = torch.ops.conditional_adapters.prepacked_linear
     torch.library.opcheck(operator.default, (states, linear.weight, linear.bias, residual))
 
-    def check(weight: Tensor, num_packed: int) -> None:
+    def check(weight: Tensor, num_prepacked: int) -> None:
         expected = nn.functional.linear(states, weight, linear.bias)
         expected = expected if residual is None else expected + residual
         products.clear()
         assert_close(operator(states, weight, linear.bias, residual), expected)
-        assert len(products) == num_packed
+        assert len(products) == num_prepacked
 
     check(linear.weight, 1)
     check(linear.weight.detach(), 1)  # the same memory
     linear.weight.mul_(2)
-    check(linear.weight, 1)  # packed again
+    check(linear.weight, 1)  # prepacked again
     check(linear.weight.clone(), 0)  # the same values elsewhere: nothing is known of them
     linear.weight.data = linear.weight.data + 1
     check(linear.weight, 0)
-    square = ca.pack_weights(nn.Sequential(nn.Linear(6, 6)))[0]
+    square = ca.prepack_weights(nn.Sequential(nn.Linear(6, 6)))[0]
     linear.bias = nn.Parameter(torch.ones(6))
     residual = torch.randn(2, 3, 6) if with_residual else None
     check(square.weight, 1)
@@ -291,9 +302,9 @@ def test_the_operator_of_graphs_finds_the_copy_of_its_weight(with_residual, prod
 def test_the_file_can_be_loaded_again() -> None:
     code = (
         "import importlib, torch, conditional_adapters as ca;"
-        "from conditional_adapters.prepacking import modules as packed;"
-        "importlib.reload(packed);"
-        "operator = torch.ops.conditional_adapters.packed_product.default;"
+        "from conditional_adapters.prepacking import modules;"
+        "importlib.reload(modules);"
+        "operator = torch.ops.conditional_adapters.prepacked_linear.default;"
         "states, weight = torch.randn(2, 3), torch.randn(4, 3);"
         "expected = torch.nn.functional.linear(states, weight);"
         "torch.testing.assert_close(operator(states, weight, None, None), expected)"
@@ -303,21 +314,21 @@ def test_the_file_can_be_loaded_again() -> None:
 
 @torch.no_grad()
 def test_copies_go_with_their_module() -> None:
-    before = len(packed_modules._IN_USE)
-    model = ca.pack_weights(nn.Sequential(nn.Linear(6, 4)))
+    before = len(prepacked_modules._PREPACKED)
+    model = ca.prepack_weights(nn.Sequential(nn.Linear(6, 4)))
     weight = model[0].weight
-    assert packed_modules._IN_USE[weight.data_ptr()].weight is weight
-    ca.unpack_weights(model)
-    assert weight.data_ptr() not in packed_modules._IN_USE
-    assert len(packed_modules._IN_USE) == before
+    assert prepacked_modules._PREPACKED[weight.data_ptr()].weight is weight
+    ca.remove_prepacked_weights(model)
+    assert weight.data_ptr() not in prepacked_modules._PREPACKED
+    assert len(prepacked_modules._PREPACKED) == before
 
 
 @pytest.mark.compile
 @torch.no_grad()
 @pytest.mark.parametrize("how", ["eager", "python", "C++"])
-def test_a_packed_model_compiles_as_one_graph_that_uses_the_copies(how, products) -> None:
+def test_a_prepacked_model_compiles_as_one_graph_that_uses_the_copies(how, products) -> None:
     model, inputs = make()
-    expected = logits_of(ca.pack_weights(model), inputs)
+    expected = logits_of(ca.prepack_weights(model), inputs)
     num_eager = len(products)
     products.clear()
     if how == "eager":
@@ -340,7 +351,7 @@ def test_a_packed_model_compiles_as_one_graph_that_uses_the_copies(how, products
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_a_clone_that_is_compiled_first_uses_copies_of_its_own(clone, products) -> None:
     model, inputs = make()
-    expected = logits_of(ca.pack_weights(model), inputs)
+    expected = logits_of(ca.prepack_weights(model), inputs)
     num_eager = len(products)
     products.clear()
     other = clone(model)
@@ -354,7 +365,7 @@ def test_a_clone_that_is_compiled_first_uses_copies_of_its_own(clone, products) 
 @pytest.mark.compile
 @pytest.mark.parametrize("change", [by_optimiser, by_loading, through_data, with_other_data])
 def test_a_compiled_graph_has_the_new_weights(change, products) -> None:
-    model = ca.pack_weights(nn.Sequential(nn.Linear(6, 40)))
+    model = ca.prepack_weights(nn.Sequential(nn.Linear(6, 40)))
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     states = torch.ones(3, 6)
     with torch.no_grad():
@@ -369,18 +380,18 @@ def test_a_compiled_graph_has_the_new_weights(change, products) -> None:
 @pytest.mark.compile
 def test_a_compiled_graph_that_trains_has_its_gradients(products) -> None:
     plain, inputs = make()
-    packed = ca.pack_weights(copy.deepcopy(plain))
-    compiled = torch.compile(packed, fullgraph=True, backend="aot_eager")
+    prepacked = ca.prepack_weights(copy.deepcopy(plain))
+    compiled = torch.compile(prepacked, fullgraph=True, backend="aot_eager")
     logits_of(plain, inputs).square().sum().backward()
     logits_of(compiled, inputs).square().sum().backward()
-    found, expected = (gradients_of(model.named_parameters()) for model in (packed, plain))
+    found, expected = (gradients_of(model.named_parameters()) for model in (prepacked, plain))
     assert_gradients_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.compile
 @torch.no_grad()
-def test_an_exported_graph_has_no_packed_weights() -> None:
-    model = ca.pack_weights(nn.Sequential(nn.Linear(6, 4)))
+def test_an_exported_graph_has_no_prepacked_weights() -> None:
+    model = ca.prepack_weights(nn.Sequential(nn.Linear(6, 4)))
     program = torch.export.export(model, (torch.ones(2, 6),))
     assert {node.target for node in program.graph.nodes if node.op == "call_function"} == {
         torch.ops.aten.linear.default

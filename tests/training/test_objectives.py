@@ -262,7 +262,7 @@ def test_objectives_refuse_what_they_cannot_use() -> None:
         SpanCorruption(TOKENIZER, corrupted_share=0)
     with pytest.raises(ca.ConfigError, match=r"mean_length must be at least 1, got 0\.5"):
         SpanCorruption(TOKENIZER, mean_length=0.5)
-    with pytest.raises(ca.ConfigError, match="one of them above, got 0 and 0"):
+    with pytest.raises(ca.ConfigError, match="one of them above 0, got 0 and 0"):
         Distillation(layer_weight=0, final_weight=0)
     with pytest.raises(ca.ConfigError, match="between 0 and 1, got 4 and 1"):
         MaskedPatches(patch_size=4, masked_share=1)

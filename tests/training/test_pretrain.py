@@ -268,7 +268,7 @@ def test_a_moving_teacher_is_refused(tmp_path) -> None:
 def test_no_rows_and_no_checkpoint_are_refused(tmp_path) -> None:
     options = {"objective": Distillation(), "output": tmp_path, "settings": SETTINGS}
     for rows in ([], iter([])):
-        with pytest.raises(ca.DataError, match="gave no row"):
+        with pytest.raises(ca.DataError, match="has no rows"):
             pretrain(bert(), rows, **options)
     with pytest.raises(ca.ConfigError, match="nothing to resume"):
         pretrain(bert(), stored_rows(), resume=True, **options)

@@ -1,4 +1,4 @@
-"""What a conditional model costs and what it does."""
+"""Cost and behaviour of conditional models: FLOPs, parameters, latency, routing decisions."""
 
 from .flops import FlopCount as FlopCount
 from .flops import estimate_flops as estimate_flops

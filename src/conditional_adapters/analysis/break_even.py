@@ -1,8 +1,8 @@
-"""From which size of a batch on routing pays, measured on the user's model and machine.
+"""Break-even batch size of routing, measured on the user's model and machine.
 
-Router, gathering and adapter cost about the same whatever is skipped, so small batches may be
-slower routed than dense. Where that ends depends on the model, r, the machine and its threads; what
-is found here is a number for `set_dense_below`.
+Router, gathering and adapter cost about the same at every r, so small batches may be slower routed
+than dense. The break-even size depends on the model, r, the machine and its threads. It is the
+value to pass to `set_dense_below`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,21 +12,20 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
 from ..model.attach import set_reduction_factor
 from ..model.structure import find_sites
-from ._modes import evaluating, keeping_reduction_factor
+from ._modes import evaluating, keeping_reduction_factor, refuse_dense_below
 from .timing import Timing, time_interleaved
 
 
 @dataclass(frozen=True, kw_only=True)
 class SizeTiming:
-    """The encoder on batches of one size, at several r.
+    """Latency of the encoder on batches of one size, at several r.
 
     Attributes:
-        num_tokens: Tokens of the batch: rows times padded length.
-        dense: Times at r = 1, the dense encoder with adapters.
-        routed: Times by r.
+        num_tokens: Tokens of the batch: batch size times padded length.
+        dense: Latency at r = 1, the dense encoder with adapters.
+        routed: Latency by r.
     """
 
     num_tokens: int
@@ -34,7 +33,7 @@ class SizeTiming:
     routed: dict[float, Timing]
 
     def speed_up(self, factor: float) -> float:
-        """Return how many times faster than dense the encoder is at r."""
+        """Speed-up over dense at reduction factor r."""
         return self.routed[factor].speed_up(over=self.dense)
 
 
@@ -46,28 +45,23 @@ def time_sizes(
     rounds: int = 15,
     show_progress: bool = False,
 ) -> list[SizeTiming]:
-    """Time batches of several sizes, all r of a size in turns.
+    """Time batches of several sizes; all r of a size take turns.
 
     Args:
-        model: A conditional model with an active adapter, for which no limit of `set_dense_below`
-            is set. Its reduction factor is kept.
+        model: A conditional model with an active adapter, without `set_dense_below`. Its reduction
+            factor is restored.
         batches: Inputs of the encoder by their number of tokens, padding included.
-        factors: r, each above 1.
+        factors: Values of r, each above 1.
         rounds: Measured runs of each, >= 3.
         show_progress: Show a progress bar for each size.
 
     Returns:
-        Times, the smallest size first.
+        The timings, by ascending size.
 
     Raises:
-        ConfigError: If small batches run dense already.
+        ConfigError: If small batches already run dense.
     """
-    limits = {getattr(module, "coda_dense_below", None) for module in model.modules()} - {None}
-    if limits:
-        raise ConfigError(
-            f"batches of fewer than {limits.pop()} tokens run dense, so routing them cannot be "
-            "timed. Call set_dense_below(model, None) first."
-        )
+    refuse_dense_below(model, "so they cannot be timed routed")
     encoder = find_sites(model).runner
 
     def run(batch: Mapping[str, Tensor]) -> None:
@@ -89,14 +83,15 @@ def time_sizes(
 
 
 def break_even(timings: Sequence[SizeTiming], factor: float) -> int | None:
-    """Return the smallest size from which on routing is not slower than dense.
+    """Find the smallest batch size from which routing is not slower than dense.
 
     Args:
-        timings: What `time_sizes` returned.
-        factor: One of its r.
+        timings: The result of `time_sizes`.
+        factor: One of its values of r.
 
     Returns:
-        Tokens of a batch; all larger measured sizes gain, too. None if the largest does not.
+        Number of tokens of the batch. All larger measured sizes are not slower either. None if the
+        largest measured size is slower.
     """
     smallest = None
     for timing in sorted(timings, key=lambda timing: -timing.num_tokens):

@@ -1,14 +1,14 @@
-"""Floating-point operations of the encoder, counted by running its shapes.
+"""Floating-point operations of the encoder, counted by a run on fake tensors.
 
-Nothing is estimated by formula: the model runs once with its adapter and once without, on fake
-tensors that have shapes but no memory, while torch counts the operations of matrix products,
-convolutions and attention. Every architecture is covered, and what the count says is what runs.
-Work per element (norms, activations, a router's scores) is not counted.
+The model runs once with its adapter and once without, on tensors that have shapes but no memory,
+while torch counts the operations of matrix products, convolutions and attention. This covers every
+architecture and counts the operators that really run. Elementwise work (norms, activations, router
+scores) is not counted.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from typing import Any
 
@@ -22,32 +22,16 @@ from ..model.structure import Sites, find_sites
 from ._modes import evaluating
 
 
-def _attention_flop(
-    query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: object, **__: object
-) -> int:
-    from torch.utils.flop_counter import sdpa_flop_count
-
-    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
-
-
-def _packed_linear_flop(
+def _prepacked_linear_flop(
     states: tuple[int, ...],
     first: tuple[int, ...],
     second: tuple[int, ...] | None,
     *_: object,
     **__: object,
 ) -> int:
-    # The weight, then the bias or nothing; or the residual, then the weight.
+    # Either weight and bias (or None), or residual and weight.
     weight = second if second is not None and len(second) == 2 else first
     return 2 * prod(states) * weight[0]
-
-
-# Operations of our models that torch 2.13 does not count: attention and packed weights on CPU.
-_NOT_IN_TORCH: dict[Any, Callable[..., int]] = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flop,
-}
-if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-    _NOT_IN_TORCH[torch.ops.mkldnn._linear_pointwise] = _packed_linear_flop
 
 
 @dataclass(frozen=True)
@@ -64,7 +48,7 @@ class FlopCount:
 
     @property
     def ratio(self) -> float:
-        """How many times less the conditional encoder computes."""
+        """Operations of the dense encoder over those of the conditional one."""
         return self.dense / self.total
 
 
@@ -77,56 +61,48 @@ def estimate_flops(
 ) -> FlopCount:
     """Count the floating-point operations of a forward pass through the encoder.
 
-    The task head is included, a decoder is not. Give sizes, and sequences are taken as full; or
-    give inputs, and the model computes on them, padding and all.
+    The task head is included, a decoder is not. Pass sizes to count sequences without padding, or
+    inputs to count a given batch with its padding.
 
     Args:
         model: A conditional model with an active adapter.
         batch_size: Sequences per forward pass, >= 1.
-        sequence_length: Tokens per sequence, for text models. Models of images and Whisper have the
-            length that their configuration gives.
-        inputs: Arguments of the model instead of sizes. Those of a decoder are left out.
+        sequence_length: Tokens per sequence, for text models. The configuration of image models and
+            Whisper gives their input size.
+        inputs: Arguments of the model, instead of sizes. Arguments of a decoder are ignored.
 
     Returns:
         The counts.
 
     Raises:
-        ConfigError: If a size is out of range, is missing, or not wanted.
+        ConfigError: If a size is out of range, is missing, or is not wanted.
         AttachmentError: If the model has no active adapter.
     """
     active_adapter(model)
     sites = find_sites(model)
-    count: Callable[[], int]
-    if inputs is not None and batch_size is None:
-        arguments = {k: v for k, v in inputs.items() if not k.startswith("decoder_")}
-        count = partial(count_flops, sites.runner, arguments)
-    elif inputs is None and batch_size is not None:
-        shapes = dummy_inputs(sites, batch_size=batch_size, sequence_length=sequence_length)
-        count = partial(_count_shapes, sites.runner, shapes)
-    else:
-        raise ConfigError("give estimate_flops either batch_size or inputs.")
-    total = count()
-    with without_adapter(model):
-        dense = count()
+    with ExitStack() as stack:
+        if inputs is not None and batch_size is None:
+            arguments = {k: v for k, v in inputs.items() if not k.startswith("decoder_")}
+        elif inputs is None and batch_size is not None:
+            shapes = dummy_inputs(sites, batch_size=batch_size, sequence_length=sequence_length)
+            device = next(sites.runner.parameters()).device
+            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            arguments = {
+                name: torch.zeros(shape, dtype=dtype, device=device)
+                for name, (shape, dtype) in shapes.items()
+            }
+        else:
+            raise ConfigError("estimate_flops needs either batch_size or inputs. Pass one of them.")
+        total = count_flops(sites.runner, arguments)
+        with without_adapter(model):
+            dense = count_flops(sites.runner, arguments)
     return FlopCount(total=total, dense=dense)
 
 
 def dummy_inputs(
     sites: Sites, *, batch_size: int, sequence_length: int | None
 ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Return the shape and type of the encoder's input.
-
-    Args:
-        sites: The places of a model.
-        batch_size: Sequences, >= 1.
-        sequence_length: Tokens per sequence, for text models only.
-
-    Returns:
-        For the name of each argument its shape and type.
-
-    Raises:
-        ConfigError: If a size is out of range, or the length is missing or not wanted.
-    """
+    """Shape and dtype of the encoder's input by argument name; the length is for text models."""
     config: Any = sites.config
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
@@ -159,34 +135,17 @@ def dummy_inputs(
 
 
 def count_flops(module: nn.Module, inputs: Mapping[str, Tensor]) -> int:
-    """Count the floating-point operations of one call of any module, conditional or not.
+    """Count the floating-point operations of a call of any module, without gradients."""
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count  # may import Triton
 
-    The module computes on the inputs, without gradients and in evaluation mode. `estimate_flops`
-    asks this for an encoder with and without its adapter.
-
-    Args:
-        module: What to call.
-        inputs: Its keyword arguments.
-
-    Returns:
-        The operations of matrix products, convolutions and attention; a multiply-add counts as two.
-    """
-    from torch.utils.flop_counter import FlopCounterMode  # imports Triton where it is installed
-
-    with (
-        evaluating(module),
-        torch.no_grad(),
-        FlopCounterMode(display=False, custom_mapping=_NOT_IN_TORCH) as counter,
-    ):
+    mapping: dict[Any, Callable[..., Any]] = {  # operators that torch 2.13 does not count
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
+            lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)  # type: ignore[no-untyped-call]
+        )
+    }
+    if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        mapping[torch.ops.mkldnn._linear_pointwise] = _prepacked_linear_flop
+    counter = FlopCounterMode(display=False, custom_mapping=mapping)
+    with evaluating(module), torch.no_grad(), counter:
         module(**inputs)
     return int(counter.get_total_flops())
-
-
-def _count_shapes(module: nn.Module, inputs: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> int:
-    device = next(module.parameters()).device
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        zeros = {
-            name: torch.zeros(shape, dtype=dtype, device=device)
-            for name, (shape, dtype) in inputs.items()
-        }
-        return count_flops(module, zeros)

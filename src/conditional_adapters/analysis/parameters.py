@@ -1,4 +1,4 @@
-"""How many parameters an adapter adds and trains."""
+"""Number of parameters that an adapter adds and trains."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ class ParameterCount:
     """Parameters of a conditional model.
 
     Attributes:
-        new: Routers and adapters: what the pretrained model does not have.
-        trainable: Everything that gets a gradient: `new`, the trained copies of norms and task
-            head, and what other methods (LoRA) train.
-        total: The dense model and `new`; a trained copy stands in for its original.
+        new: Routers and adapters, which the pretrained model does not have.
+        trainable: All parameters with gradients: `new`, the trained copies of norms and task head,
+            and the parameters of other methods such as LoRA.
+        total: The dense model and `new`. A trained copy is not counted beside its original.
     """
 
     new: int
@@ -36,26 +36,18 @@ def count_parameters(model: nn.Module) -> ParameterCount:
         model: A model that `attach` was called on.
 
     Returns:
-        The counts, parameters shared by several modules once.
+        The counts. Parameters that several modules share count once.
 
     Raises:
         AttachmentError: If the model has no active adapter.
     """
     own = dict(adapter_parameters(model, active_adapter(model)))
     new = sum(p.numel() for path, p in own.items() if ".coda_adapters." in path)
-    parameters = dict(transformers_model(model).named_parameters())
-    dense = sum(
-        p.numel()
-        for path, p in parameters.items()
-        if ".coda_adapters." not in path and ".coda_copies." not in path
-    )
-    trainable = sum(
-        p.numel()
-        for path, p in parameters.items()
-        if p.requires_grad and (path in own or not _is_adapters(path))
-    )
+    dense = trainable = 0
+    for path, parameter in transformers_model(model).named_parameters():
+        is_dense = ".coda_adapters." not in path and ".coda_copies." not in path
+        if is_dense:
+            dense += parameter.numel()
+        if parameter.requires_grad and (is_dense or path in own):
+            trainable += parameter.numel()
     return ParameterCount(new=new, trainable=trainable, total=dense + new)
-
-
-def _is_adapters(path: str) -> bool:
-    return ".coda_adapters." in path or ".coda_copies." in path

@@ -1,8 +1,8 @@
-"""Numbers that tell how routers behave, from the decisions of one forward pass.
+"""Statistics of router behaviour, from the decisions of one forward pass.
 
-They are what to watch while routers train: a router that never leaves its start stays undecided
-(entropy near 1), one that has collapsed gives every chosen token the weight 1 early, and layers
-without overlap do not build on each other's work.
+Watch them while routers train. A selection entropy that stays near 1 means that the router does not
+learn. A saturated share near 1 early in training means that the router has collapsed. Without
+overlap between layers, later layers do not build on the work of earlier ones.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ _SATURATED = 1 - 1e-6  # weights from here on count as 1
 
 @dataclass(frozen=True)
 class RouterStatistics:
-    """Means over routed layers and rows, all in [0, 1]. Prefix tokens count as chosen.
+    """Means over routed layers and sequences, all in [0, 1]. Prefix tokens count as chosen.
 
     Attributes:
-        selection_entropy: Entropy of the soft top-k over all real tokens, between that of a hard
-            choice of k (0) and that of no preference at all (1).
-        neighbour_overlap: Share of the tokens chosen by a layer that the routed layer before it
-            chose, too; None if there is only one.
+        selection_entropy: Normalised entropy of the soft top-k over all real tokens: 0 for a hard
+            selection of k, 1 for uniform weights.
+        neighbour_overlap: Share of the tokens chosen by a layer that the previous routed layer
+            chose as well; None if only one layer is routed.
         mean_weight: Mean weight of the chosen tokens.
         saturated_share: Share of the chosen tokens whose weight is 1.
     """
@@ -60,8 +60,10 @@ def router_statistics(
         return None
     weights = torch.cat([d.selected_weights[d.is_selected].float() for d in routed])
     entropies = [_selection_entropy(decision, epsilon, token_mask) for decision in routed]
-    chosen = [chosen_tokens(decision) for decision in routed]
-    overlaps = [_overlap(*pair) for pair in pairwise(chosen)]
+    overlaps = [
+        (before & after).sum() / after.sum().clamp(min=1)
+        for before, after in pairwise(map(chosen_tokens, routed))
+    ]
     return RouterStatistics(
         selection_entropy=float(torch.stack(entropies).mean()),
         neighbour_overlap=float(torch.stack(overlaps).mean()) if overlaps else None,
@@ -73,7 +75,7 @@ def router_statistics(
 def _selection_entropy(
     decision: RoutingDecision, epsilon: float, token_mask: Tensor | None
 ) -> Tensor:
-    """Return the mean of `(H - ln k) / (ln n - ln k)` over the rows that have a choice."""
+    """Mean of `(H - ln k) / (ln n - ln k)` over the sequences with 0 < k < n."""
     logits = decision.router_logits
     if token_mask is None:
         token_mask = torch.ones_like(logits, dtype=torch.bool)
@@ -90,10 +92,6 @@ def _selection_entropy(
     )
     shares = weights / weights.sum(-1, keepdim=True)
     entropy = torch.special.entr(shares).sum(-1)
-    hard, flat = num_chosen[has_choice].log(), num_tokens[has_choice].log()
-    share: Tensor = (entropy - hard) / (flat - hard)
+    hard, uniform = num_chosen[has_choice].log(), num_tokens[has_choice].log()
+    share: Tensor = (entropy - hard) / (uniform - hard)
     return share.clamp(0, 1).mean()
-
-
-def _overlap(before: Tensor, after: Tensor) -> Tensor:
-    return (before & after).sum() / after.sum().clamp(min=1)

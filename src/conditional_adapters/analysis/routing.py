@@ -1,4 +1,4 @@
-"""Look at routing decisions while a model runs, through hooks on its routers."""
+"""Record routing decisions while a model runs, by hooks on its routers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,21 +14,17 @@ from ..errors import AttachmentError
 from ..model.attachment import active_adapter, conditional_layers
 from ..model.structure import find_sites
 from ..modules import RoutingDecision
-from ..modules.rows import ROWS_ARGUMENT
-from ..modules.sequence import CONTEXT_ARGUMENT
+from ..modules.context import ADAPTERS_ARGUMENT, CONTEXT_ARGUMENT
 
 
 @dataclass
 class RoutingRecord:
     """The decisions of the most recent forward pass.
 
-    ALBERT applies its layer many times. All applications share one router and one adapter, but
-    each has a decision of its own, since the states differ.
-
     Attributes:
         layers: One entry per encoder layer, in order; None for a layer that processed every token
-            (a dense layer, or reduction factor 1) or has not run yet. Where layers are applied
-            repeatedly: one entry per application, in the order of computation.
+            (a dense layer, or reduction factor 1) or has not run yet. A layer that is applied
+            several times, as in ALBERT, has one entry per application, in order of computation.
         token_mask: True for real tokens; None if nothing is padding.
     """
 
@@ -36,12 +32,12 @@ class RoutingRecord:
     token_mask: Bool[Tensor, "batch seq"] | None = None
 
     def layer_counts(self) -> Int[Tensor, "batch seq"]:
-        """Count, for each token, the routed layers that processed it."""
+        """Number of routed layers that processed each token."""
         decisions = [decision for decision in self.layers if decision is not None]
         return torch.stack([chosen_tokens(decision) for decision in decisions]).sum(0)
 
     def processed_tokens(self) -> Bool[Tensor, "layers batch seq"]:
-        """Tell which tokens each layer processed; a dense layer processes all but padding."""
+        """Mask of the tokens that each layer processed. A dense layer processes all but padding."""
         chosen = [None if layer is None else chosen_tokens(layer) for layer in self.layers]
         shape = next(mask for mask in chosen if mask is not None)
         everything = torch.ones_like(shape) if self.token_mask is None else self.token_mask
@@ -49,14 +45,7 @@ class RoutingRecord:
 
 
 def chosen_tokens(decision: RoutingDecision) -> Bool[Tensor, "batch seq"]:
-    """Spread the indices of a decision over the sequence.
-
-    Args:
-        decision: What a router decided.
-
-    Returns:
-        True where a token was chosen; unused slots choose nothing.
-    """
+    """Expand the selected indices of a decision to a mask over the sequence."""
     counts = torch.zeros_like(decision.router_logits, dtype=torch.int64)
     counts.scatter_add_(1, decision.selected_indices, decision.is_selected.long())
     return counts > 0
@@ -67,12 +56,12 @@ def record_routing(model: nn.Module) -> Iterator[RoutingRecord]:
     """Record which tokens each layer processes while the context is open.
 
     Args:
-        model: A conditional model with an active adapter. Run it eagerly: compiled code does not
-            call hooks that were added later.
+        model: A conditional model with an active adapter. Run it eagerly: compiled graphs do not
+            call hooks that were registered after compilation.
 
     Yields:
-        The record; every forward pass overwrites the one before. Tensors keep their graph unless
-        the model runs under `torch.no_grad()`.
+        The record. Every forward pass overwrites it. Tensors keep their autograd graph unless the
+        model runs under `torch.no_grad()`.
 
     Raises:
         AttachmentError: If the model has no active adapter, or is called with `adapter_names`.
@@ -102,10 +91,10 @@ def record_routing(model: nn.Module) -> Iterator[RoutingRecord]:
 
 
 class _Recorder:
-    """Fills a record: counts how often each layer ran, and stores each decision in its place.
+    """Hooks that fill a record.
 
-    The count is taken when a layer is called, not when its router is: gradient checkpointing runs
-    the router once more, and then the decision belongs where it is already.
+    Applications are counted when a layer is called, not when its router is: gradient checkpointing
+    runs the router a second time, and its decision replaces the first one.
     """
 
     def __init__(self, num_layers: int) -> None:
@@ -119,11 +108,11 @@ class _Recorder:
         self.record.token_mask = None
 
     def store_mask(self, layer: nn.Module, args: object, kwargs: dict[str, Any]) -> None:
-        if kwargs.get(ROWS_ARGUMENT) is not None:
+        if kwargs.get(ADAPTERS_ARGUMENT) is not None:
             raise AttachmentError(
-                "record_routing records the routers of the active adapter, and this call names "
-                "adapters row by row. Call set_adapter(model, name) and run the rows of each "
-                "adapter without adapter_names."
+                "record_routing cannot record a call with adapter_names: it records the routers "
+                "of the active adapter only. Call set_adapter(model, name) and run the examples of "
+                "each adapter without adapter_names."
             )
         context = kwargs.get(CONTEXT_ARGUMENT)
         self.record.token_mask = None if context is None else context.token_mask

@@ -1,4 +1,4 @@
-"""Let a model say how fast it is on the user's own input, beside the model it was made from."""
+"""Latency of a conditional model on the user's own input, against the dense model."""
 
 import statistics
 from collections.abc import Mapping
@@ -16,16 +16,16 @@ from .timing import Timing, time_interleaved
 
 @dataclass(frozen=True)
 class SpeedMeasurement:
-    """Running times of one encoder with its adapter and without, in turns on the same input.
+    """Latency of an encoder with its adapter and without, in turns on the same input.
 
-    `print` it for a summary in one line.
+    `print` it for a one-line summary.
 
     Attributes:
         conditional: With the active adapter, at its reduction factor.
         dense: The pretrained encoder without any adapter.
-        reduction_factor: r while it was measured.
+        reduction_factor: r during the measurement.
         batch_shape: Shape of the main input.
-        environment: Device, threads and number type.
+        environment: Device, threads and dtype.
     """
 
     conditional: Timing
@@ -36,11 +36,11 @@ class SpeedMeasurement:
 
     @property
     def speed_up(self) -> float:
-        """How many times faster than dense; below 1 if slower. Median of ratios within a round."""
+        """Median over the rounds of dense latency over conditional latency; below 1 if slower."""
         return self.conditional.speed_up(over=self.dense)
 
     def __str__(self) -> str:
-        """Summarise in one line, with the middle half of the ratios."""
+        """One-line summary with the median and the quartiles of the speed-up."""
         pairs = zip(self.dense.seconds, self.conditional.seconds, strict=True)
         low, _, high = statistics.quantiles((d / c for d, c in pairs), n=4, method="inclusive")
         return (
@@ -57,16 +57,16 @@ def measure_speed(
     """Time the encoder with its adapter and without, on real input.
 
     The task head is included, a decoder is not. Both take turns in each round, in evaluation mode
-    and without gradients, after three unmeasured rounds. Afterwards the model is as it was. The
-    result holds for this shape on this machine while it does nothing else.
+    and without gradients, after three warm-up rounds. The state of the model is restored. The
+    result holds for this input shape on this machine, if nothing else runs on it.
 
     Args:
         model: A conditional model with an active adapter.
-        inputs: Arguments of the model, on its device. Labels and those of a decoder are left out.
-        rounds: Timed runs of each, >= 3.
+        inputs: Arguments of the model, on its device. Labels and decoder arguments are ignored.
+        rounds: Measured runs of each, >= 3.
 
     Returns:
-        The times.
+        The measurement.
 
     Raises:
         ConfigError: If there are fewer than 3 rounds.

@@ -1,9 +1,8 @@
-"""Compare running times side by side.
+"""Interleaved timing of several candidates.
 
-A machine's speed drifts, so candidates take turns in every round and only ratios within a round are
-worth quoting. On CPU, memory that is freed and mapped again costs page faults, which hit the larger
-(dense) computation harder; the C allocator is told to keep its pages, so that the comparison does
-not flatter the smaller one.
+The speed of a machine drifts, so candidates take turns in every round, and only ratios within a
+round are comparable. On CPUs, returning freed memory to the system causes page faults, which slow
+the larger (dense) computation down more. The C allocator therefore keeps its pages.
 """
 
 import ctypes
@@ -24,12 +23,12 @@ from ..errors import ConfigError
 
 _NUMBERS = count()  # of compiled modules
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # parameters of glibc's mallopt
-_NEVER = -1  # A number of bytes has to fit an int, and dense layers can free more than its 2 GiB.
+_NEVER = -1  # a threshold in bytes would have to fit an int, 2 GiB; dense layers free more
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Running times of one candidate, in seconds, in the order of the rounds."""
+    """Latency of one candidate in seconds, in the order of the rounds."""
 
     seconds: tuple[float, ...]
 
@@ -41,11 +40,11 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """The median."""
+        """Median latency."""
         return self.quartiles[1]
 
     def speed_up(self, over: "Timing") -> float:
-        """Return how many times faster this is: the median of the ratios within each round."""
+        """Median over the rounds of the other latency over this one."""
         return statistics.median(
             theirs / ours for theirs, ours in zip(over.seconds, self.seconds, strict=True)
         )
@@ -61,18 +60,18 @@ def time_interleaved(
 ) -> dict[str, Timing]:
     """Time functions in turns, in a new order in every round.
 
-    What runs before a candidate leaves it warmer or colder caches; the changing order (the same in
-    every call) spreads that over all.
+    The previous candidate leaves warm or cold caches behind. The changing order, which is the same
+    in every call, averages that out.
 
     Args:
-        candidates: What to run, by name.
+        candidates: Functions by name.
         prepare: Called with the name before each run, outside the measured time.
         rounds: Measured runs of each, >= 3.
         warmup: Unmeasured runs of each before, >= 0.
         show_progress: Show a progress bar.
 
     Returns:
-        Median and quartiles of each candidate.
+        The latency of each candidate.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -97,18 +96,18 @@ def time_interleaved(
 
 
 def compile_module(module: nn.Module, *, cpp_wrapper: bool = False) -> Callable[..., object]:
-    """Compile a module for one setting, shape and type, as one graph.
+    """Compile a module as one graph, with a graph cache of its own.
 
-    torch keeps graphs with the code that they were made from, and at each call asks one after the
-    other whether it fits, which takes milliseconds where there are many. What this function
-    returns has code of its own, so candidates that take turns do not pay for each other.
+    torch caches graphs by code object and checks the guards of all of them at each call, which
+    takes milliseconds if there are many. Here each compiled module has its own code object, so
+    candidates that take turns do not slow each other down.
 
     Args:
-        module: What to compile, at the first call of what is returned.
+        module: The module. It is compiled at the first call.
         cpp_wrapper: Call the kernels of a graph from C++ instead of Python. Compiling takes longer.
 
     Returns:
-        The compiled module, to be called with arguments by name.
+        The compiled module, which takes keyword arguments.
 
     Raises:
         ConfigError: If `torch.compile` does not work here: on a CPU it needs a C++ compiler.
@@ -117,8 +116,8 @@ def compile_module(module: nn.Module, *, cpp_wrapper: bool = False) -> Callable[
         torch.compile(lambda x: x + 1)(torch.ones(2))
     except RuntimeError as error:
         raise ConfigError(
-            "torch.compile does not work here. On a CPU it needs a C++ compiler; on Debian and "
-            "Ubuntu `apt install g++` gives one."
+            "torch.compile does not work on this machine. On a CPU it needs a C++ compiler. "
+            "Install one (on Debian and Ubuntu: `apt install g++`)."
         ) from error
 
     def run(**inputs: object) -> object:
@@ -132,11 +131,7 @@ def compile_module(module: nn.Module, *, cpp_wrapper: bool = False) -> Callable[
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's allocator to keep freed pages for the rest of the process.
-
-    Returns:
-        Whether the allocator understood; False on systems without glibc.
-    """
+    """Make glibc's allocator keep freed pages; False on systems without glibc."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):

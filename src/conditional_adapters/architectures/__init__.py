@@ -4,6 +4,7 @@ The mechanism is in `modules`; a record says where a family keeps its layers and
 of a layer mean.
 """
 
+from ..modules import ArchitectureSpec as ArchitectureSpec
 from . import (  # noqa: F401
     _refused,
     albert,
@@ -40,4 +41,3 @@ from ._registry import composite_path as composite_path
 from ._registry import refused_architectures as refused_architectures
 from ._registry import register_architecture as register_architecture
 from ._registry import supported_architectures as supported_architectures
-from ._spec import ArchitectureSpec as ArchitectureSpec

@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..modules import gathers_distances
-from ..ops import spread_relative_bias
+from ..ops import expand_relative_bias, prefers_distances
 
 # `compute(queries, keys)` returns the bias of so many first tokens, which the model looks up.
 ComputeBias = Callable[[int, int], Float[Tensor, "*heads query key"]]
@@ -26,7 +25,7 @@ def bias_for_layers(
         `bias_of_distances`, or the bias of all pairs of tokens, contiguous.
     """
     distances = bias_of_distances(compute, seq)
-    return distances if gathers_distances() else spread_relative_bias(distances)
+    return distances if prefers_distances() else expand_relative_bias(distances)
 
 
 def bias_of_distances(compute: ComputeBias, seq: int) -> Float[Tensor, "*heads distances"]:

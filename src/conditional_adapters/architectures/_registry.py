@@ -1,7 +1,7 @@
 """Which record describes which model: a plain dictionary, filled by function calls."""
 
 from ..errors import ConfigError, UnsupportedArchitectureError
-from ._spec import ArchitectureSpec
+from ..modules import ArchitectureSpec
 
 _SPECS: dict[str, ArchitectureSpec] = {}
 _COMPOSITES: dict[str, str] = {}

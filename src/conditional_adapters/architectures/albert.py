@@ -5,9 +5,8 @@ The layer gets one adapter and one router, which decides afresh in every applica
 
 from transformers import PretrainedConfig
 
-from ..modules import TokenAxis
+from ..modules import ArchitectureSpec, TokenAxis
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 
 
 def _has_several_groups(config: PretrainedConfig) -> str | None:

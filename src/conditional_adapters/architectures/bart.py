@@ -1,8 +1,7 @@
 """BART and its post-norm relatives: positions are in the embeddings, masks hide padding only."""
 
-from ..modules import TokenAxis
+from ..modules import ArchitectureSpec, TokenAxis
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 
 BART = register_architecture(
     ArchitectureSpec(

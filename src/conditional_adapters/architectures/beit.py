@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..modules import DynamicSubclass, TokenAxis
+from ..modules import ArchitectureSpec, DynamicSubclass, TokenAxis
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 
 
 class GivenBias(DynamicSubclass):

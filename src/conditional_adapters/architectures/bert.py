@@ -3,9 +3,8 @@
 LayoutLM's attention counts as causal where it is given no mask, so it always gets one.
 """
 
-from ..modules import TokenAxis
+from ..modules import ArchitectureSpec, TokenAxis
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 
 BERT = register_architecture(
     ArchitectureSpec(

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..modules import TokenAxis
+from ..modules import ArchitectureSpec, TokenAxis
 from ._registry import register_architecture, register_composite
-from ._spec import ArchitectureSpec
 
 CLIP_VISION = register_architecture(
     ArchitectureSpec(

@@ -5,9 +5,8 @@ The block's parts are called one by one, because the convolution runs on all tok
 gathered by the block itself.
 """
 
-from ..modules import ConditionalConformerLayer, ConformerAttention, TokenAxis
+from ..modules import ArchitectureSpec, ConditionalConformerLayer, ConformerAttention, TokenAxis
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 
 CONFORMER = register_architecture(
     ArchitectureSpec(

@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..modules import ConditionalLayer, TokenAxis, TokenSelection
+from ..modules import ArchitectureSpec, ConditionalLayer, TokenAxis, TokenSelection
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 
 
 class DebertaLayer(ConditionalLayer):
@@ -19,7 +18,7 @@ class DebertaLayer(ConditionalLayer):
     def _coda_process(
         self,
         hidden_states: Tensor,
-        chosen: Tensor,
+        selected: Tensor,
         gathered: dict[str, Any],
         selection: TokenSelection,
     ) -> Any:  # noqa: ANN401
@@ -28,7 +27,7 @@ class DebertaLayer(ConditionalLayer):
             attention: Any = self.get_submodule("attention.self")
             distances = distances.expand(-1, attention.num_attention_heads, -1, -1)
             gathered["relative_pos"] = distances.flatten(0, 1).unsqueeze(0)
-        return super()._coda_process(hidden_states, chosen, gathered, selection)
+        return super()._coda_process(hidden_states, selected, gathered, selection)
 
 
 def _prepare(layer: nn.Module, hidden_states: Tensor, arguments: dict[str, Any]) -> None:

@@ -1,8 +1,7 @@
 """DeiT and the Audio Spectrogram Transformer: as ViT, with a distillation token after CLS."""
 
-from ..modules import TokenAxis
+from ..modules import ArchitectureSpec, TokenAxis
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 
 DEIT = register_architecture(
     ArchitectureSpec(

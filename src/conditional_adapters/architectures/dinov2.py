@@ -1,8 +1,7 @@
 """DINOv2: as ViT, with layer scale, and registers after CLS in one variant."""
 
-from ..modules import TokenAxis
+from ..modules import ArchitectureSpec, TokenAxis
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 
 DINOV2 = register_architecture(
     ArchitectureSpec(

@@ -9,9 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from ..modules import TokenAxis
+from ..modules import ArchitectureSpec, TokenAxis
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 
 
 def _prepare_tables(layer: nn.Module, hidden_states: Tensor, arguments: dict[str, Any]) -> None:

@@ -1,8 +1,7 @@
 """DistilBERT: BERT with other names."""
 
-from ..modules import TokenAxis
+from ..modules import ArchitectureSpec, TokenAxis
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 
 DISTILBERT = register_architecture(
     ArchitectureSpec(

@@ -1,8 +1,7 @@
 """EuroBERT: pre-norm with rotary positions; several queries share a key and a value."""
 
-from ..modules import TokenAxis
+from ..modules import ArchitectureSpec, TokenAxis
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 
 EUROBERT = register_architecture(
     ArchitectureSpec(

@@ -10,10 +10,9 @@ from typing import Any
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from ..modules import RoutedAttention, RoutedTokens, TokenAxis
+from ..modules import ArchitectureSpec, RoutedAttention, RoutedTokens, TokenAxis
 from ..modules.attention import IMPLEMENTATIONS
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 from ._windows import counts_windows
 
 

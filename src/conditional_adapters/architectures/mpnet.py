@@ -4,9 +4,8 @@ The model keeps its keyword arguments to itself, so the lengths are read off the
 to its encoder. Attention is computed in place; k-to-all is not available.
 """
 
-from ..modules import TokenAxis
+from ..modules import ArchitectureSpec, TokenAxis
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 
 MPNET = register_architecture(
     ArchitectureSpec(

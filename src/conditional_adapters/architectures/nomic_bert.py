@@ -1,8 +1,7 @@
 """Nomic BERT, GTE and Jina embeddings v3: post-norm, with rotary positions."""
 
-from ..modules import TokenAxis
+from ..modules import ArchitectureSpec, TokenAxis
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 
 NOMIC_BERT = register_architecture(
     ArchitectureSpec(

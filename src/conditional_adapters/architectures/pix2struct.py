@@ -4,9 +4,8 @@ The model makes its mask itself if it gets none, and hands its keyword arguments
 record starts at the inner encoder.
 """
 
-from ..modules import TokenAxis
+from ..modules import ArchitectureSpec, TokenAxis
 from ._registry import register_architecture, register_composite
-from ._spec import ArchitectureSpec
 
 PIX2STRUCT = register_architecture(
     ArchitectureSpec(

@@ -3,9 +3,8 @@
 Megatron-BERT has its norms in front. Attention is computed in place; k-to-all is not available.
 """
 
-from ..modules import TokenAxis
+from ..modules import ArchitectureSpec, TokenAxis
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 
 REMBERT = register_architecture(
     ArchitectureSpec(

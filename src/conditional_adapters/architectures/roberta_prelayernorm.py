@@ -3,9 +3,8 @@
 ESM-2 rotates queries and keys; the others have no rotary tables.
 """
 
-from ..modules import TokenAxis
+from ..modules import ArchitectureSpec, TokenAxis
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 
 ROBERTA_PRELAYERNORM = register_architecture(
     ArchitectureSpec(

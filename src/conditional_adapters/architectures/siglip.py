@@ -4,9 +4,8 @@ The text towers pool the last token, padding or not, and were trained without a 
 Images of SigLIP 2 keep their shape, so smaller ones are padded, and the mask has its own name.
 """
 
-from ..modules import MaskRoutedAttention, TokenAxis
+from ..modules import ArchitectureSpec, MaskRoutedAttention, TokenAxis
 from ._registry import register_architecture, register_composite
-from ._spec import ArchitectureSpec
 
 SIGLIP_VISION = register_architecture(
     ArchitectureSpec(

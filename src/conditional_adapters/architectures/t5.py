@@ -8,25 +8,24 @@ hands on the distances.
 from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..modules import ConditionalLayer, TokenAxis
+from ..modules import ArchitectureSpec, TokenAxis
 from ._position_bias import bias_for_layers
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 
 
-class T5Layer(ConditionalLayer):
-    """Makes the bias if no earlier layer did, even if it processes every token.
+def _prepare_position_bias(
+    layer: nn.Module, hidden_states: Tensor, arguments: dict[str, Any]
+) -> None:
+    """Compute the bias if no earlier layer did, even for a layer that processes all tokens.
 
-    In what T5 itself makes heads stand innermost: each layer that follows would copy it.
+    T5's own bias has the heads as its innermost axis, and every following layer would copy it.
     """
-
-    def _coda_complete(self, hidden_states: Tensor, arguments: dict[str, Any]) -> None:
-        attention: Any = self.get_submodule("layer.0.SelfAttention")
-        if arguments.get("position_bias") is None and not attention.is_decoder:
-            compute = partial(attention.compute_bias, device=hidden_states.device)
-            arguments["position_bias"] = bias_for_layers(compute, hidden_states.shape[1])
+    attention: Any = layer.get_submodule("layer.0.SelfAttention")
+    if arguments.get("position_bias") is None and not attention.is_decoder:
+        compute = partial(attention.compute_bias, device=hidden_states.device)
+        arguments["position_bias"] = bias_for_layers(compute, hidden_states.shape[1])
 
 
 T5 = register_architecture(
@@ -41,7 +40,8 @@ T5 = register_architecture(
             "position_bias": TokenAxis.RELATIVE_BIAS,
         },
         attention="layer.0.SelfAttention",
-        layer_mixin=T5Layer,
         carried_outputs={1: "position_bias"},
+        prepare_arguments=_prepare_position_bias,
+        prepares_dense_layers=True,
     )
 )

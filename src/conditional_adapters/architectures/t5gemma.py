@@ -8,9 +8,8 @@ router does not know.
 
 from transformers import PretrainedConfig
 
-from ..modules import TokenAxis
+from ..modules import ArchitectureSpec, TokenAxis
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 from ._windows import counts_windows
 
 

@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..modules import RoutedAttention, RoutedTokens, TokenAxis
-from ..ops import gather_relative_bias, spread_relative_bias
+from ..modules import ArchitectureSpec, RoutedAttention, RoutedTokens, TokenAxis
+from ..ops import expand_relative_bias, gather_relative_bias
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 
 
 class UMT5Attention(RoutedAttention):
@@ -25,7 +24,7 @@ class UMT5Attention(RoutedAttention):
     def compute_bias(self, query_length: int, key_length: int, **_: object) -> Tensor:
         """Return the bias of all pairs of tokens, made of that of their distances."""
         assert query_length == key_length, "an encoder attends to the tokens it is given"
-        return spread_relative_bias(self._coda_bias_of_distances(query_length))
+        return expand_relative_bias(self._coda_bias_of_distances(query_length))
 
     def coda_position_bias(self, query: Tensor, routed: RoutedTokens) -> Tensor:
         """Return the bias of each chosen query and each of its keys."""

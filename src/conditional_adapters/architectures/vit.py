@@ -3,9 +3,8 @@
 I-JEPA has no CLS token: its head takes the mean of all patches.
 """
 
-from ..modules import TokenAxis
+from ..modules import ArchitectureSpec, TokenAxis
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 
 VIT = register_architecture(
     ArchitectureSpec(

@@ -6,9 +6,8 @@ samples into one over frames before it calls the encoder.
 
 from transformers import PretrainedConfig
 
-from ..modules import TokenAxis
+from ..modules import ArchitectureSpec, TokenAxis
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 
 
 def input_norm(config: PretrainedConfig) -> str | None:

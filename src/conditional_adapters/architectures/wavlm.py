@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..modules import TokenAxis, gathers_distances
+from ..modules import ArchitectureSpec, TokenAxis
+from ..ops import prefers_distances
 from ._position_bias import bias_for_layers
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 from .wav2vec2 import input_norm
 
 
@@ -23,7 +23,7 @@ def _prepare_position_bias(
     if arguments.get("position_bias") is None:
         batch, seq, _ = hidden_states.shape
         bias = bias_for_layers(attention.compute_bias, seq)
-        arguments["position_bias"] = bias if gathers_distances() else bias.repeat(batch, 1, 1)
+        arguments["position_bias"] = bias if prefers_distances() else bias.repeat(batch, 1, 1)
 
 
 WAVLM = register_architecture(

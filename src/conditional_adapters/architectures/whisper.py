@@ -8,9 +8,8 @@ speech if that is more (docs/decisions/0005). Without a mask it is n / r.
 
 from torch import Tensor
 
-from ..modules import TokenAxis
+from ..modules import ArchitectureSpec, TokenAxis
 from ._registry import register_architecture
-from ._spec import ArchitectureSpec
 
 
 def _frames_to_tokens(mask: Tensor, features: Tensor) -> Tensor | None:
@@ -30,7 +29,7 @@ WHISPER = register_architecture(
         encoder="encoder",
         mask_source="",  # the whole model keeps the mask to itself
         token_mask=_frames_to_tokens,
-        mask_role="floor",
+        mask_role="minimum",
         decoder_layers="decoder.layers",
         input_norm="self_attn_layer_norm",
         gathered={"attention_mask": TokenAxis.PADDING_MASK},

@@ -1,4 +1,4 @@
-"""The files of an adapter: save, load, and find them on the Hub. In PEFT's layout."""
+"""Saving and loading of adapters, in PEFT's file format, locally or from the Hub."""
 
 from .save_load import attach_pretrained as attach_pretrained
 from .save_load import load_adapter as load_adapter

@@ -1,4 +1,4 @@
-"""Replace a file so that at every moment either the old or the new one is there, whole."""
+"""Replace a file atomically: at any time either the old or the new content is complete."""
 
 import os
 import uuid
@@ -7,18 +7,18 @@ from pathlib import Path
 
 
 def replace_file(target: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `target`, flush it to disk, and rename it.
+    """Write a temporary file beside `target`, flush it to disk, and rename it.
 
     Args:
-        target: The file to make or replace; its folder must exist.
-        write: Gets the path of the temporary file. If it fails, `target` stays as it was.
+        target: The file to create or replace; its folder must exist.
+        write: Writes the file at the path that it gets. If it fails, `target` is unchanged.
     """
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         temporary.touch()
         permissions = temporary.stat().st_mode
         write(temporary)
-        temporary.chmod(permissions)  # the user's, whatever the writer has chosen
+        temporary.chmod(permissions)  # the user's default, not that of the writer
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -27,10 +27,5 @@ def replace_file(target: Path, write: Callable[[Path], object]) -> None:
 
 
 def replace_text(target: Path, text: str) -> None:
-    """Replace a file by a text in UTF-8.
-
-    Args:
-        target: The file to make or replace; its folder must exist.
-        text: The new content.
-    """
+    """Replace the content of a file by a text in UTF-8, as `replace_file` does."""
     replace_file(target, lambda path: path.write_text(text, encoding="utf-8"))

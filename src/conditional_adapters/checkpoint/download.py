@@ -1,7 +1,8 @@
-"""Find an adapter: a local directory, or a repository on the Hugging Face Hub through its cache.
+"""Find an adapter in a local directory, or in a repository of the Hugging Face Hub.
 
-huggingface_hub does all of the work, so its settings hold: `HF_HOME`, `HF_HUB_OFFLINE`,
-`HF_ENDPOINT`, `HF_TOKEN`, `hf auth login`. Only the files of the adapter are downloaded.
+Downloads go through huggingface_hub, so its cache and its settings apply: `HF_HOME`,
+`HF_HUB_OFFLINE`, `HF_ENDPOINT`, `HF_TOKEN`, `hf auth login`. Only files of the adapter are
+downloaded.
 """
 
 import os
@@ -25,27 +26,27 @@ REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # a hub id: "user/name"
 
 
 def find_adapter_folder(source: str | os.PathLike[str], *, revision: str | None = None) -> Path:
-    """Return the folder of an adapter, from the Hub's cache if it is no local one.
+    """Return the local folder of an adapter, downloaded if needed.
 
     Args:
-        source: A directory, or a hub id: "user/name". A directory that exists is taken even if its
-            name could be a hub id, and so is any path that is no string.
+        source: A directory, or a hub id: "user/name". An existing directory is used even if its
+            name could be a hub id. A path that is not a string is never a hub id.
         revision: Branch, tag or commit on the Hub; None means the main branch.
 
     Returns:
-        The directory as given, or the one in the cache.
+        The directory, or its copy in the cache.
 
     Raises:
-        CheckpointError: If nothing of that name is on the Hub, or it cannot be reached and the
-            cache has not got it, or a revision is asked of a directory.
+        CheckpointError: If the Hub has no such repository, the Hub cannot be reached and the cache
+            has no copy, or a revision is given with a directory.
     """
     path = Path(source)
     is_remote = isinstance(source, str) and not path.exists() and REPOSITORY.fullmatch(source)
     if not is_remote:
         if revision is not None:
             raise CheckpointError(
-                f"{source} is a directory or no hub id, and has no revision {revision!r}. Leave "
-                "out revision, or give a hub id such as 'user/name'."
+                f"{source} is a local path, which has no revision {revision!r}. Leave out "
+                "revision, or pass a hub id such as 'user/name'."
             )
         return path
     try:
@@ -63,33 +64,33 @@ def find_adapter_folder(source: str | os.PathLike[str], *, revision: str | None 
         raise CheckpointError(f"there is no directory {str(source)!r}, and {reason}") from error
     if not (folder / TENSORS_FILE).is_file():
         raise CheckpointError(
-            f"{folder}, the copy of {source}, has no {TENSORS_FILE}: it is no adapter, or only a "
-            "part of it is in the cache. Check the name and the revision, or load it once where "
-            "there is a network."
+            f"{folder}, the copy of {source}, has no {TENSORS_FILE}: it is not an adapter, or the "
+            "download is incomplete. Check the name and the revision, or load it once with network "
+            "access."
         )
     return folder
 
 
 def _why_not_found(repo_id: str, revision: str | None, error: Exception) -> str:
-    """Say what is wrong with a hub id, and what to do."""
+    """Reason and remedy of a failed download, for an error message."""
     if isinstance(error, GatedRepoError):
         return (
-            f"{repo_id} on the Hub is for those who were granted access. Ask for it on its page, "
-            "then log in with `hf auth login`."
+            f"access to {repo_id} on the Hub is restricted. Request access on its page, then log "
+            "in with `hf auth login`."
         )
     if isinstance(error, RepositoryNotFoundError):
         return (
-            f"the Hub has no repository {repo_id!r} that you may read. Check the spelling; if it "
+            f"the Hub has no repository {repo_id!r} that you can read. Check the spelling. If it "
             "is private, log in with `hf auth login` or set HF_TOKEN."
         )
     if isinstance(error, RevisionNotFoundError):
         return (
-            f"{repo_id} on the Hub has no revision {revision!r}. Give a branch, tag or commit that "
+            f"{repo_id} on the Hub has no revision {revision!r}. Use a branch, tag or commit that "
             "its page lists."
         )
-    cache = f"the cache ({constants.HF_HUB_CACHE}) has no whole copy of {repo_id!r}"
+    cache = f"the cache ({constants.HF_HUB_CACHE}) has no complete copy of {repo_id!r}"
     cache += "" if revision is None else f" at revision {revision!r}"
-    remedy = f"or load it once where there is a network (`hf download {repo_id}`)"
+    remedy = f"or load it once with network access (`hf download {repo_id}`)"
     if constants.HF_HUB_OFFLINE:
         return f"offline mode is on, and {cache}. Unset HF_HUB_OFFLINE, {remedy}."
     return (

@@ -1,10 +1,10 @@
-"""The files of an adapter, in PEFT's layout, without a model.
+"""The files of an adapter, in PEFT's format, without a model.
 
-A directory holds `adapter_config.json` and `adapter_model.safetensors`. Both are written beside the
-old ones and renamed. Renaming two files is not one step, so the tensors carry a copy of their
-configuration, and the configuration carries the digest of its tensors: if a save is killed in
-between, the digest shows that the configuration is the older one and the copy is used. At every
-moment the directory holds one complete adapter.
+A directory has `adapter_config.json` and `adapter_model.safetensors`. Each is replaced atomically,
+but not both at once. The tensors therefore contain a copy of their configuration, and the
+configuration contains the digest of its tensors. If a save is killed between the two, the digest
+shows that the configuration is outdated, and the copy is used. So the directory holds one complete
+adapter at any time.
 """
 
 import hashlib
@@ -23,8 +23,8 @@ from .atomic import replace_file, replace_text
 
 CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"
-TASK_FILE = "task.json"  # of adapters that `coda train` wrote
-MEASUREMENTS_FILE = "measurements.json"  # of adapters that were evaluated; hub/measurements.py
+TASK_FILE = "task.json"  # written by `coda train`
+MEASUREMENTS_FILE = "measurements.json"  # written by hub/measurements.py
 ADAPTER_FILES = (CONFIG_FILE, TENSORS_FILE, TASK_FILE, MEASUREMENTS_FILE)
 PEFT_TYPE = "CODA"
 _METADATA_KEY = "adapter_config"
@@ -32,18 +32,8 @@ _DIGEST_KEY = "tensors_sha256"
 
 
 def read_adapter_config(path: Path) -> dict[str, Any]:
-    """Return what an adapter's directory says about it, without reading the tensors.
-
-    Args:
-        path: The directory.
-
-    Returns:
-        The fields of the configuration and `base_model_name_or_path`, `model_type` and others.
-
-    Raises:
-        CheckpointError: If files are missing or damaged.
-    """
-    embedded = _open_tensors(path / TENSORS_FILE, read=False)[0]
+    """Read the configuration of an adapter in a local directory, without its tensors."""
+    embedded, _ = _open_tensors(path / TENSORS_FILE, read=False)
     return _current_config(path, embedded)
 
 
@@ -51,8 +41,8 @@ def write_files(directory: Path, tensors: dict[str, Tensor], config: dict[str, A
     """Replace both files of an adapter, each atomically; see the module's docstring.
 
     Args:
-        directory: It exists.
-        tensors: By their names in the file.
+        directory: An existing directory.
+        tensors: Tensors by their names in the file.
         config: The fields of the configuration file.
     """
     config = {key: value for key, value in config.items() if key != _DIGEST_KEY}
@@ -71,30 +61,13 @@ def _digest(path: Path) -> str:
 
 
 def read_files(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read an adapter's configuration and tensors.
-
-    Args:
-        path: The directory.
-
-    Returns:
-        The fields of the configuration file, and the tensors by name.
-
-    Raises:
-        CheckpointError: If files are missing or damaged.
-    """
+    """Read the fields of an adapter's configuration, and its tensors by their names in the file."""
     embedded, tensors = _open_tensors(path / TENSORS_FILE, read=True)
     return _current_config(path, embedded), tensors
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of an adapter's tensors, without reading them.
-
-    Args:
-        path: The directory, whose files are there.
-
-    Returns:
-        Shapes by the names in the file.
-    """
+    """Read the shapes of an adapter's tensors by their names in the file."""
     with safe_open(path / TENSORS_FILE, framework="pt") as file:
         keys = file.keys()  # a file handle, not a mapping
         return {key: tuple(file.get_slice(key).get_shape()) for key in keys}
@@ -103,7 +76,7 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def _open_tensors(path: Path, *, read: bool) -> tuple[str | None, dict[str, Tensor]]:
     if not path.is_file():
         raise CheckpointError(
-            f"no {TENSORS_FILE} in {path.parent}. Give the directory that save_adapter wrote."
+            f"no {TENSORS_FILE} in {path.parent}. Pass a directory that save_adapter wrote."
         )
     try:
         with safe_open(path, framework="pt") as file:
@@ -112,8 +85,8 @@ def _open_tensors(path: Path, *, read: bool) -> tuple[str | None, dict[str, Tens
             return (file.metadata() or {}).get(_METADATA_KEY), tensors
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path} is not a readable safetensors file ({error}). It may be cut off; save or copy "
-            "the adapter again."
+            f"{path} is not a readable safetensors file ({error}). It may be truncated. Save or "
+            "copy the adapter again."
         ) from error
 
 
@@ -124,13 +97,13 @@ def _current_config(path: Path, embedded: str | None) -> dict[str, Any]:
     if described is not None and digest in (None, _digest(path / TENSORS_FILE)):
         return described
     if embedded is None:
-        problem = f"no readable {CONFIG_FILE}" if described is None else "tensors of another save"
+        problem = f"no {CONFIG_FILE}" if described is None else "tensors of another save"
         raise CheckpointError(
-            f"{path} holds {problem}. Copy both {CONFIG_FILE} and {TENSORS_FILE} of one adapter."
+            f"{path} has {problem}. Copy both {CONFIG_FILE} and {TENSORS_FILE} of one adapter."
         )
     warnings.warn(
-        f"{path / CONFIG_FILE} is missing or belongs to an earlier save that was replaced; using "
-        "the configuration stored with the tensors.",
+        f"{path / CONFIG_FILE} is missing or belongs to an earlier save. Using the configuration "
+        "stored with the tensors.",
         stacklevel=4,
     )
     stored: dict[str, Any] = json.loads(embedded)
@@ -153,17 +126,17 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def interpret(described: dict[str, Any], path: Path) -> ConditionalAdapterConfig:
-    """Make a configuration of the fields of a configuration file.
+    """Create a configuration from the fields of a configuration file.
 
     Args:
-        described: From `read_files`.
+        described: The fields.
         path: The directory, for messages.
 
     Returns:
         The checked configuration.
 
     Raises:
-        CheckpointError: If the adapter is of another kind, or a field is wrong.
+        CheckpointError: If the adapter is not a conditional one, or a value is out of range.
     """
     if described.get("peft_type") != PEFT_TYPE:
         raise CheckpointError(

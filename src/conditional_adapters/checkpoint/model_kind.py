@@ -1,4 +1,4 @@
-"""The kind of model that an adapter belongs to, as its files name it."""
+"""The kind of model that an adapter belongs to: type and class of the transformers model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,14 +10,7 @@ from ..model.structure import transformers_model
 
 
 def model_kind(model: nn.Module) -> dict[str, str]:
-    """Name the kind of a model.
-
-    Args:
-        model: A transformers model, or a wrapper around one.
-
-    Returns:
-        `model_type` and `model_class`, under these names.
-    """
+    """Return `model_type` and `model_class` of a model, as in the files of an adapter."""
     outer = transformers_model(model)
     return {"model_type": outer.config.model_type, "model_class": type(outer).__name__}
 
@@ -33,13 +26,13 @@ def check_model_kind(
 
     Args:
         model: A transformers model, or a wrapper around one.
-        described: The fields of the adapter's configuration. A kind that is missing or None fits
-            every model.
-        source: What the adapter is in, and a verb, for the message: "... holds".
-        names: What has to agree.
+        described: The fields of the adapter's configuration. A missing field or None fits every
+            model.
+        source: Begin of the message, before "an adapter": for example "... holds".
+        names: The fields to compare.
 
     Raises:
-        CheckpointError: If it does not.
+        CheckpointError: If a field differs.
     """
     for name, value in model_kind(model).items():
         expected = described.get(name)

@@ -1,18 +1,12 @@
-"""Save and load adapters, in PEFT's file layout.
-
-Tensors are named as PEFT names them: the path in the transformers model behind
-`base_model.model.`, without the adapter's name; trained norms and heads under the names of the
-modules they replace. `files` reads and writes them.
-"""
+"""Save and load adapters in PEFT's file format."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .._version import __version__
 from ..config import ConditionalAdapterConfig, check_reduction_factor
@@ -25,28 +19,27 @@ from ..model.attach import (
     set_adapter,
     set_reduction_factor,
 )
-from ..model.attachment import adapter_parameters, get_attachment, is_attached
+from ..model.attachment import get_attachment, is_attached
 from ..model.structure import transformers_model
 from .download import find_adapter_folder
 from .files import PEFT_TYPE, interpret, read_files, write_files
 from .files import read_adapter_config as _read_adapter_config
 from .model_kind import check_model_kind, model_kind
+from .tensors import adapter_tensors, copy_tensors, without_heads
 
-_PREFIX = "base_model.model."
 ModelT = TypeVar("ModelT", bound=nn.Module)
-TensorT = TypeVar("TensorT", bound=Tensor)
 
 
 def save_adapter(
     model: nn.Module, directory: str | os.PathLike[str], *, adapter_name: str | None = None
 ) -> Path:
-    """Write one adapter: router, adapter, trained norms and task head.
+    """Write one adapter: routers, adapters, trained norms and task head.
 
     Args:
         model: A conditional model.
-        directory: Made if needed. An adapter in it is replaced atomically; other files stay as
-            they are. `push_to_hub` writes a model card, and so do the commands.
-        adapter_name: Which adapter; None means the active one.
+        directory: Created if needed. An adapter in it is replaced atomically; other files stay as
+            they are. `push_to_hub` writes a model card, and so does the `coda` command.
+        adapter_name: The adapter; None means the active one.
 
     Returns:
         The directory.
@@ -54,14 +47,31 @@ def save_adapter(
     Raises:
         AttachmentError: If there is no such adapter.
     """
-    name = _existing(model, adapter_name)
+    attachment, outer = get_attachment(model), transformers_model(model)
+    name = attachment.active if adapter_name is None else adapter_name
+    if name is None or name not in attachment.configs:
+        raise AttachmentError(
+            f"the model has no adapter {name!r} to save. It has {list(attachment.configs)}."
+        )
+    config = {
+        "peft_type": PEFT_TYPE,
+        "base_model_name_or_path": outer.config.name_or_path or None,
+        **model_kind(model),
+        "auto_mapping": {  # AutoPeftModel finds the class by it
+            "base_model_class": type(outer).__name__,
+            "parent_library": type(outer).__module__,
+        },
+        "library_version": __version__,
+        **attachment.configs[name].to_dict(),
+        "modules_to_save": list(attachment.heads[name]),
+    }
     tensors = {
         key: parameter.detach().to("cpu").contiguous()
-        for key, parameter in _by_file_key(model, name).items()
+        for key, parameter in adapter_tensors(model, name).items()
     }
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)
-    write_files(target, tensors, _describe(model, name))
+    write_files(target, tensors, config)
     return target
 
 
@@ -72,42 +82,78 @@ def load_adapter(
     adapter_name: str = "default",
     revision: str | None = None,
 ) -> None:
-    """Read an adapter into a model and activate it; attaches first if needed.
+    """Load an adapter into a model and activate it; attaches first if needed.
 
     Args:
         model: The dense model that the adapter was trained for, or one with other adapters.
-        directory: What `save_adapter` wrote, or a hub id: "user/name". A directory of that name
-            wins; otherwise the files come through the cache of huggingface_hub.
-        adapter_name: The name it gets. If the model has an adapter of that name and the same
-            shape, its values are replaced.
+        directory: A directory of `save_adapter`, or a hub id: "user/name". An existing directory of
+            that name is used first; otherwise huggingface_hub downloads the files to its cache.
+        adapter_name: The adapter's name in the model. If the model has an adapter with this name
+            and the same configuration, its tensors are replaced.
         revision: Branch, tag or commit on the Hub; None means the main branch.
 
     Raises:
-        CheckpointError: If files are missing or damaged, belong to another kind of model, or any
-            tensor is missing, unexpected or of another shape. The model is left as it was.
+        CheckpointError: If files are missing or damaged, belong to another kind of model, or a
+            tensor is missing, unexpected or of another shape. The model is then unchanged.
     """
     path = find_adapter_folder(directory, revision=revision)
     described, tensors = read_files(path)
     config = interpret(described, path)
     check_model_kind(model, described, f"{path} holds")
-    undo = _prepare(model, config, adapter_name, path)
-    try:
-        _copy_into(model, adapter_name, tensors, path)
-    except CheckpointError:
-        undo()
-        raise
+    with ExitStack() as undo:
+        _require_adapter(model, config, adapter_name, path, undo)
+        copy_tensors(
+            adapter_tensors(model, adapter_name),
+            tensors,
+            path,
+            remedy="Load the base model, with the number of labels, that the adapter was trained "
+            "with.",
+        )
+        undo.pop_all()
     get_attachment(model).configs[adapter_name] = config
     set_adapter(model, adapter_name)
     set_reduction_factor(model, config.default_reduction_factor)
 
 
+def _require_adapter(
+    model: nn.Module,
+    config: ConditionalAdapterConfig,
+    adapter_name: str,
+    path: Path,
+    undo: ExitStack,
+) -> None:
+    """Add an adapter if the model has none with this name, or check that its shapes are equal."""
+    attachment = get_attachment(model) if is_attached(model) else None
+    try:
+        if attachment is None:
+            attach(model, config, adapter_name=adapter_name)
+            undo.callback(detach, model)
+        elif adapter_name not in attachment.configs:
+            previous = attachment.active
+            add_adapter(model, config, adapter_name=adapter_name)
+            undo.callback(remove_adapter, model, adapter_name)
+            undo.callback(set_adapter, model, previous)
+    except ConfigError as error:
+        raise CheckpointError(f"{path} does not fit this model: {error}") from error
+    # These two may change at run time or were set by `attach`.
+    existing, loaded = (
+        replace(c, reduction_factor=1, modules_to_save=None)
+        for c in (get_attachment(model).configs[adapter_name], config)
+    )
+    if existing != loaded:
+        raise CheckpointError(
+            f"the model has an adapter {adapter_name!r} with another configuration than the one in "
+            f"{path}. Choose another adapter_name, or remove_adapter(model, {adapter_name!r})."
+        )
+
+
 def read_adapter_config(
     directory: str | os.PathLike[str], *, revision: str | None = None
 ) -> dict[str, Any]:
-    """Return what an adapter's directory says about it, without reading the tensors.
+    """Read the configuration of a saved adapter, without its tensors.
 
     Args:
-        directory: What `save_adapter` wrote, or a hub id.
+        directory: A directory of `save_adapter`, or a hub id.
         revision: Branch, tag or commit on the Hub; None means the main branch.
 
     Returns:
@@ -122,17 +168,16 @@ def read_adapter_config(
 def set_saved_reduction_factor(
     directory: str | os.PathLike[str], reduction_factor: float
 ) -> ConditionalAdapterConfig:
-    """Let a saved adapter start with another r, without loading a model.
+    """Change the reduction factor of a saved adapter, without loading a model.
 
-    Nothing else changes, not a bit of the tensors. An elastic adapter keeps its other factors: the
-    first is the one it starts with.
+    Nothing else changes. An elastic adapter keeps its other factors; the first one is the default.
 
     Args:
-        directory: What `save_adapter` wrote. Its files are replaced atomically.
+        directory: A directory of `save_adapter`. Its files are replaced atomically.
         reduction_factor: A number >= 1.
 
     Returns:
-        The configuration as it is saved now.
+        The new configuration.
 
     Raises:
         CheckpointError: If files are missing or damaged.
@@ -141,11 +186,10 @@ def set_saved_reduction_factor(
     path, factor = Path(directory), check_reduction_factor(reduction_factor)
     described, tensors = read_files(path)
     config = interpret(described, path)
-    if config.elastic_factors:
-        others = tuple(other for other in config.elastic_factors if other != factor)
-        config = replace(config, reduction_factor=(factor, *others))
-    else:
-        config = replace(config, reduction_factor=factor)
+    others = tuple(other for other in config.elastic_factors if other != factor)
+    config = replace(
+        config, reduction_factor=(factor, *others) if config.elastic_factors else factor
+    )
     value = config.to_dict()["reduction_factor"]
     write_files(path, tensors, {**described, "reduction_factor": value})
     return config
@@ -159,17 +203,18 @@ def attach_pretrained(
     adapter_name: str = "default",
     revision: str | None = None,
 ) -> ModelT:
-    """Make a model conditional, starting from a pretrained adapter.
+    """Make a model conditional, initialised from a pretrained adapter.
 
-    Unlike in `load_adapter`, the model may have another task head than the one of the pretraining,
-    or none: router, adapter and norms are read, a head is new and trains.
+    Unlike in `load_adapter`, the model may have another task head than the pretrained one, or none:
+    routers, adapters and norms are loaded, a head stays new and is trained.
 
     Args:
         model: A dense model of the type that the adapter was pretrained with.
-        directory: What `save_adapter` wrote, or a hub id.
-        config: What to attach; None means as pretrained, with the default for `modules_to_save`.
-            What does not change the tensors, such as `reduction_factor`, may differ.
-        adapter_name: The name it gets.
+        directory: A directory of `save_adapter`, or a hub id.
+        config: The configuration to attach; None means the pretrained one, with the default of
+            `modules_to_save`. Fields that do not change the tensors, such as `reduction_factor`,
+            may differ.
+        adapter_name: The adapter's name in the model.
         revision: Branch, tag or commit on the Hub; None means the main branch.
 
     Returns:
@@ -177,8 +222,8 @@ def attach_pretrained(
 
     Raises:
         CheckpointError: If files are missing or damaged, or the adapter does not fit the model or
-            the configuration. The model is left as it was.
-        AttachmentError: If the model has conditional adapters already.
+            the configuration. The model is then unchanged.
+        AttachmentError: If the model already has conditional adapters.
     """
     path = find_adapter_folder(directory, revision=revision)
     described, tensors = read_files(path)
@@ -188,128 +233,15 @@ def attach_pretrained(
         attach(model, config or stored, adapter_name=adapter_name)
     except ConfigError as error:
         raise CheckpointError(f"{path} does not fit this model: {error}") from error
+    prefix = transformers_model(model).base_model_prefix
     heads = get_attachment(model).heads[adapter_name]
-    wanted = _by_file_key(model, adapter_name)
-    base = f"{_PREFIX}{transformers_model(model).base_model_prefix}."
-    try:
-        _copy(
-            _of_encoder(wanted, heads, base),
-            _of_encoder(tensors, described.get("modules_to_save") or (), base),
+    with ExitStack() as undo:
+        undo.callback(detach, model)
+        copy_tensors(
+            without_heads(adapter_tensors(model, adapter_name), heads, prefix),
+            without_heads(tensors, described.get("modules_to_save") or (), prefix),
             path,
-            remedy="Use the base model, and the shape of adapter, that it was pretrained with.",
+            remedy="Use the base model and the adapter configuration of the pretraining.",
         )
-    except CheckpointError:
-        detach(model)
-        raise
+        undo.pop_all()
     return model
-
-
-def file_key(path: str, adapter_name: str) -> str:
-    """Return the name in the file of a parameter of an adapter."""
-    path = path.replace(f".coda_adapters.{adapter_name}.", ".coda_adapters.")
-    return _PREFIX + path.replace(f".coda_copies.{adapter_name}.", ".")
-
-
-def _existing(model: nn.Module, adapter_name: str | None) -> str:
-    attachment = get_attachment(model)
-    name = attachment.active if adapter_name is None else adapter_name
-    if name is None or name not in attachment.configs:
-        raise AttachmentError(
-            f"the model has no adapter {name!r} to save. It has {list(attachment.configs)}."
-        )
-    return name
-
-
-def _describe(model: nn.Module, adapter_name: str) -> dict[str, Any]:
-    attachment, outer = get_attachment(model), transformers_model(model)
-    return {
-        "peft_type": PEFT_TYPE,
-        "base_model_name_or_path": outer.config.name_or_path or None,
-        **model_kind(model),
-        "auto_mapping": {  # AutoPeftModel finds the class by it
-            "base_model_class": type(outer).__name__,
-            "parent_library": type(outer).__module__,
-        },
-        "library_version": __version__,
-        **attachment.configs[adapter_name].to_dict(),
-        "modules_to_save": list(attachment.heads[adapter_name]),
-    }
-
-
-def _prepare(
-    model: nn.Module, config: ConditionalAdapterConfig, adapter_name: str, path: Path
-) -> Callable[[], object]:
-    """Give the model an adapter of this shape, and return what takes it away again."""
-    attachment = get_attachment(model) if is_attached(model) else None
-    try:
-        if attachment is None:
-            attach(model, config, adapter_name=adapter_name)
-            return lambda: detach(model)
-        existing = attachment.configs.get(adapter_name)
-        if existing is None:
-            previous = attachment.active
-            add_adapter(model, config, adapter_name=adapter_name)
-
-            def undo() -> None:
-                set_adapter(model, previous)
-                remove_adapter(model, adapter_name)
-
-            return undo
-    except ConfigError as error:
-        raise CheckpointError(f"{path} does not fit this model: {error}") from error
-    if _shape(existing) != _shape(config):
-        raise CheckpointError(
-            f"the model has an adapter {adapter_name!r} with another configuration than the one in "
-            f"{path}. Choose another adapter_name, or remove_adapter(model, {adapter_name!r})."
-        )
-    return lambda: None
-
-
-def _shape(config: ConditionalAdapterConfig) -> ConditionalAdapterConfig:
-    """Return the configuration without what may change at run time or was resolved by attach."""
-    return replace(config, reduction_factor=1, modules_to_save=None)
-
-
-def _copy_into(model: nn.Module, adapter_name: str, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy tensors into an adapter, all or none."""
-    remedy = "Load the base model, with the number of labels, that the adapter was trained with."
-    _copy(_by_file_key(model, adapter_name), tensors, path, remedy=remedy)
-
-
-def _by_file_key(model: nn.Module, adapter_name: str) -> dict[str, nn.Parameter]:
-    """Return an adapter's parameters by their names in the file."""
-    return {file_key(path, adapter_name): p for path, p in adapter_parameters(model, adapter_name)}
-
-
-def _of_encoder(
-    named: Mapping[str, TensorT], heads: Iterable[str], base: str
-) -> dict[str, TensorT]:
-    """Drop what belongs to task heads; name the rest as in the base model."""
-    prefixes = tuple(f"{_PREFIX}{head}." for head in heads)
-    return {
-        key.replace(base, _PREFIX, 1): value
-        for key, value in named.items()
-        if not key.startswith(prefixes)
-    }
-
-
-def _copy(
-    wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path, *, remedy: str
-) -> None:
-    """Copy tensors into those of the same names, all or none."""
-    problems = [f"missing: {key}" for key in wanted if key not in tensors]
-    problems += [f"unexpected: {key}" for key in tensors if key not in wanted]
-    problems += [
-        f"wrong shape: {key} is {list(tensors[key].shape)}, the model needs {list(p.shape)}"
-        for key, p in wanted.items()
-        if key in tensors and tensors[key].shape != p.shape
-    ]
-    if problems:
-        shown = "".join(f"\n  {line}" for line in problems[:20])
-        rest = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise CheckpointError(
-            f"{path} does not fit this model; nothing was loaded.{shown}{rest}\n{remedy}"
-        )
-    with torch.no_grad():
-        for key, parameter in wanted.items():
-            parameter.copy_(tensors[key])

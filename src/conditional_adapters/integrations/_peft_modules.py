@@ -26,7 +26,7 @@ from ..model.attach import detach, remove_adapter
 from ..model.attachment import adapter_parameters, adapter_parts, get_attachment, switch
 from ..model.structure import transformers_model
 from ..modules import ConditionalLayer, DynamicSubclass, SwitchableModule
-from ..modules._subclass import become
+from ..modules._subclass import add_mixin
 
 SWITCH = "conditional_adapters"  # the name of the switch in the model
 MERGE_REFUSED = (
@@ -241,5 +241,5 @@ def introduce_to_peft(model: nn.Module) -> AdapterSwitch:
         if not isinstance(owner, _OwnsParameters):
             if isinstance(owner, DynamicSubclass):  # instead of the mixin that it has
                 owner.__class__ = owner.coda_original_class
-            cast("_OwnsParameters", become(owner, mixin)).coda_switch = [adapter_switch]
+            cast("_OwnsParameters", add_mixin(owner, mixin)).coda_switch = [adapter_switch]
     return adapter_switch

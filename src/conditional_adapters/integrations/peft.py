@@ -31,12 +31,13 @@ from torch import Tensor, nn
 from .._version import __version__
 from ..checkpoint.files import PEFT_TYPE
 from ..checkpoint.model_kind import check_model_kind, model_kind
-from ..config import AttentionMode, ConditionalAdapterConfig
+from ..config import ConditionalAdapterConfig
 from ..errors import AttachmentError, CheckpointError, ConfigError
 from ..model.attach import add_adapter, attach, detach
 from ..model.attachment import get_attachment, is_attached
-from ..model.mixed_batches import NAMES_ARGUMENT
 from ..model.structure import transformers_model
+from ..modules import AttentionMode
+from ..modules.context import ADAPTER_NAMES_ARGUMENT
 from ..modules.router import Gate, RouterKind
 from ..ops import SoftTopKMethod
 from ._peft_modules import MERGE_REFUSED, AdapterSwitch, find_switch, introduce_to_peft
@@ -204,7 +205,7 @@ class ConditionalAdapterTuner(BaseTuner):
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: object, **kwargs: Any) -> Iterator[None]:  # noqa: ANN401
         """Hand `adapter_names`, which PeftModel keeps to itself, to the model inside."""
-        names = kwargs.get(NAMES_ARGUMENT)
+        names = kwargs.get(ADAPTER_NAMES_ARGUMENT)
         if names is None:
             yield
             return
@@ -213,7 +214,7 @@ class ConditionalAdapterTuner(BaseTuner):
         def add(
             model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            return args, {**kwargs, NAMES_ARGUMENT: own}
+            return args, {**kwargs, ADAPTER_NAMES_ARGUMENT: own}
 
         model = transformers_model(self.model)
         handle = model.register_forward_pre_hook(add, prepend=True, with_kwargs=True)

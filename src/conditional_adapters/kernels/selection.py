@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._launch import on_device_of, row_launch
-from ._rows import largest, load_row, relax
+from ._ranking import largest, load_row, relax
 
 
 def select(scores: Tensor, top_k: int, budgets: Tensor | None) -> tuple[Tensor, Tensor]:

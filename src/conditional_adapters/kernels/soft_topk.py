@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._launch import on_device_of, row_launch
-from ._rows import largest, load_row, relax
+from ._ranking import largest, load_row, relax
 
 _Context: TypeAlias = Any  # torch does not declare what a function may store on it
 

@@ -13,14 +13,14 @@ from transformers import PreTrainedModel
 
 from ..config import ConditionalAdapterConfig, check_reduction_factor
 from ..errors import AttachmentError, ConfigError
-from ..modules import RowScope
+from ..modules import AdapterNamesHook, ContextHook
 from ..modules._subclass import restore
 from ..modules.attention import IMPLEMENTATIONS
-from ..modules.sequence import ContextHook, RelayedContextHook
 from ..modules.statistics import freeze_statistics
 from .attachment import (
     ATTRIBUTE,
     Attachment,
+    Removable,
     active_adapter,
     adapter_parameters,
     adapter_parts,
@@ -30,7 +30,6 @@ from .attachment import (
     switch,
 )
 from .build import build_adapter
-from .mixed_batches import AdapterNamesHook
 from .structure import Sites, find_sites, head_names, transformers_model
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -75,23 +74,8 @@ def attach(
     config = config or ConditionalAdapterConfig()
     sites = find_sites(model)
     heads = _check(sites, config, adapter_name)
-    spec = sites.spec
-    hook_class = ContextHook if spec.passes_context else RelayedContextHook
-    scope = RowScope()
-    hooks = tuple(
-        hook_class(source, spec.mask_argument, spec.token_mask, spec.mask_role, scope)
-        for source in sites.mask_sources
-    )
-    attachment = Attachment(hooks, trainable=_trainable_names(sites.model), scope=scope)
-    # First the hook that takes the names of adapters: the others ask whether there are any.
-    attachment.handles = AdapterNamesHook(attachment).register(
-        [sites.model, sites.inner, sites.inner.base_model, *sites.mask_sources],
-        [*sites.encoder_layers, *(sites.decoder_layers or ())],
-    ) + tuple(
-        handle
-        for source, hook in zip(sites.mask_sources, hooks, strict=True)
-        for handle in hook.register(source, sites.encoder_layers)
-    )
+    attachment = Attachment((), trainable=_trainable_names(sites.model))
+    _register_hooks(sites, attachment)
     if not _has_peft_layers(model):
         sites.model.requires_grad_(False)
     setattr(sites.model, ATTRIBUTE, attachment)
@@ -269,6 +253,33 @@ def _check(sites: Sites, config: ConditionalAdapterConfig, adapter_name: str) ->
                 f"numbers from {-num_layers} to {num_layers - 1}."
             )
     return head_names(sites, config.modules_to_save)
+
+
+def _register_hooks(sites: Sites, attachment: Attachment) -> None:
+    """Register the hooks that read `adapter_names` and the lengths before the model runs."""
+    spec, scope = sites.spec, attachment.scope
+    names_hook = AdapterNamesHook(scope, attachment.configs)
+    models = [sites.model, sites.inner, sites.inner.base_model, *sites.mask_sources]
+    names_hook.models = list(dict.fromkeys(models))
+    handles: list[Removable] = [names_hook]
+    handles += [
+        model.register_forward_pre_hook(names_hook, with_kwargs=True)
+        for model in names_hook.models
+        if model not in sites.mask_sources
+    ]
+    for source in sites.mask_sources:
+        hook = ContextHook(
+            source,
+            scope,
+            names_hook,
+            mask_argument=spec.mask_argument,
+            token_mask=spec.token_mask,
+            mask_role=spec.mask_role,
+            passes_context=spec.passes_context,
+        )
+        attachment.hooks += (hook,)
+        handles += hook.register(source)
+    attachment.handles = tuple(handles)
 
 
 def _register(

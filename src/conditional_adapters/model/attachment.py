@@ -12,8 +12,7 @@ from torch import nn
 
 from ..config import ConditionalAdapterConfig
 from ..errors import AttachmentError
-from ..modules import ConditionalLayer, RowScope, SwitchableModule
-from ..modules.sequence import ContextHook
+from ..modules import ConditionalLayer, ContextHook, ForwardScope, SwitchableModule
 from .structure import find_sites, transformers_model
 
 ATTRIBUTE = "coda_attachment"  # where a transformers model has its attachment
@@ -36,7 +35,7 @@ class Attachment:
     heads: dict[str, tuple[str, ...]] = field(default_factory=dict)  # paths of copied task heads
     trainable: tuple[str, ...] = ()  # parameters that were trainable before
     active: str | None = None
-    scope: RowScope = field(default_factory=RowScope)  # the calls that name adapters row by row
+    scope: ForwardScope = field(default_factory=ForwardScope)
 
 
 def is_attached(model: nn.Module) -> bool:

@@ -1,13 +1,15 @@
 """Build one adapter into the layers of a model: what `attach` does after it has checked."""
 
 from collections.abc import Iterator
+from inspect import signature
+from typing import cast
 
 import torch
 from torch import nn
 
 from ..config import ConditionalAdapterConfig
 from ..modules import ConditionalLayer, LayerAdapter, ParallelAdapter, Router
-from ..modules._subclass import become
+from ..modules._subclass import add_mixin
 from ..modules.attention import route_attention
 from ..modules.switchable import add_copy
 from .structure import Sites
@@ -24,17 +26,16 @@ def build_adapter(
         adapter_name: A name that no adapter of the model has.
         heads: Paths of the modules that are trained and saved with the adapter.
     """
-    num_layers = len(sites.encoder_layers)
+    spec, num_layers = sites.spec, len(sites.encoder_layers)
     dense = {index % num_layers for index in config.dense_layers}
     for index, layer in enumerate(sites.encoder_layers):
         conditional = _make_conditional(layer, sites)
         conditional.coda_adapters[adapter_name] = _layer_adapter(
             layer, sites.encoder, sites, config, index, is_routed=index not in dense
         )
-        plan = conditional.coda_plan
         needs_attention = config.attention_mode == "k_to_all"
-        if needs_attention or plan.attention_mixin.coda_for_any_keys:
-            route_attention(layer.get_submodule(plan.attention or ""), plan.attention_mixin)
+        if needs_attention or spec.attention_mixin.coda_for_any_keys:
+            route_attention(layer.get_submodule(spec.attention or ""), spec.attention_mixin)
     adapted: list[nn.Module] = [sites.encoder]
     if config.adapt_decoder and sites.decoder is not None and sites.decoder_layers is not None:
         adapted.append(sites.decoder)
@@ -70,13 +71,15 @@ def _start_alike(sites: Sites, adapter_name: str) -> None:
 def _make_conditional(layer: nn.Module, sites: Sites) -> ConditionalLayer:
     if isinstance(layer, ConditionalLayer):
         return layer
-    plan = sites.spec.plan(layer, sites.config)
-    conditional = become(layer, sites.spec.layer_mixin)
+    argument_names = tuple(signature(layer.forward).parameters)[1:]
+    mixin = cast("type[ConditionalLayer]", sites.spec.layer_mixin or ConditionalLayer)
+    conditional = add_mixin(layer, mixin)
     submodules = dict(layer.named_modules())
-    for path, mixin in sites.spec.submodule_mixins.items():
+    for path, submodule_mixin in sites.spec.submodule_mixins.items():
         if path in submodules:
-            become(submodules[path], mixin)
-    conditional.coda_plan = plan
+            add_mixin(submodules[path], submodule_mixin)
+    conditional.coda_spec = sites.spec.resolve(sites.config)
+    conditional.coda_argument_names = argument_names
     conditional.coda_adapters = nn.ModuleDict()
     conditional.coda_active = None
     conditional.coda_dense_below = None

@@ -16,13 +16,13 @@ MixinT = TypeVar("MixinT", bound="DynamicSubclass")
 
 
 class DynamicSubclass(nn.Module):
-    """What every dynamic subclass can do: show its name, be pickled and copied."""
+    """Base of the mixins: shows its name, and can be pickled and copied."""
 
-    coda_prefix: str | None = None  # what the name of the class begins with; None: the mixin's name
+    coda_prefix: str | None = None  # of the name of the class; None: the name of the mixin
     coda_mixin: type[nn.Module]
     coda_original_class: type[Any]
 
-    def coda_leave(self, training: bool) -> None:
+    def coda_restore(self, training: bool) -> None:
         """Prepare for `restore`, given the training mode of the model."""
 
     def _get_name(self) -> str:
@@ -40,7 +40,7 @@ _SUBCLASSES: dict[tuple[type, type], type] = {}
 
 
 def subclass_of(mixin: type[Any], original: type[Any]) -> type[Any]:
-    """Return the class that puts `mixin` in front of `original`, always the same one."""
+    """Return the dynamic subclass of `mixin` and `original`, made once and cached."""
     if (mixin, original) not in _SUBCLASSES:
         _SUBCLASSES[mixin, original] = _make_subclass(mixin, original)
     return _SUBCLASSES[mixin, original]
@@ -58,24 +58,24 @@ def _make_subclass(mixin: type[Any], original: type[Any]) -> type[Any]:
     return type(original.__name__, (mixin, original), namespace)
 
 
-def become(module: nn.Module, mixin: type[MixinT]) -> MixinT:
-    """Turn `module` into an instance of `mixin` as well, in place; return the same object."""
+def add_mixin(module: nn.Module, mixin: type[MixinT]) -> MixinT:
+    """Change the class of `module` to the dynamic subclass with `mixin`; return the same object."""
     module.__class__ = subclass_of(mixin, type(module))
     return cast("MixinT", module)
 
 
 def restore(module: nn.Module, training: bool) -> None:
-    """Undo every `become` of a module, if any, and take what it was given as another class."""
+    """Undo every `add_mixin` of a module, and delete its attributes that start with coda_."""
     while isinstance(module, DynamicSubclass):
-        module.coda_leave(training)
+        module.coda_restore(training)
         for name in [*vars(module), *module._modules]:
             if name.startswith("coda_"):
                 delattr(module, name)
         module.__class__ = module.coda_original_class
 
 
-def leave(module: nn.Module, mixin: type[DynamicSubclass]) -> None:
-    """Undo `become` with a mixin or a subclass of it, also where others came after."""
+def remove_mixin(module: nn.Module, mixin: type[DynamicSubclass]) -> None:
+    """Undo `add_mixin` with a mixin or a subclass of it; mixins that were added later stay."""
     others, original = [], type(module)
     while issubclass(original, DynamicSubclass):
         others.append(original.coda_mixin)

@@ -1,7 +1,7 @@
-"""Reduce the arguments of a layer to the tokens it processes.
+"""Gather the arguments of a layer for the tokens that it processes.
 
-Queries are always the chosen tokens. Keys are the same tokens (k-to-k), or all valid tokens of the
-sequence (k-to-all).
+Queries are always the selected tokens. Keys are the same tokens (k-to-k), or all valid tokens of
+the sequence (k-to-all).
 """
 
 from collections.abc import Mapping
@@ -13,41 +13,41 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..ops import (
-    active_kernels,
+    expand_relative_bias,
     gather_pairs,
     gather_relative_bias,
     gather_tokens,
+    prefers_distances,
     relative_bias,
-    spread_relative_bias,
 )
 
 
 class TokenAxis(Enum):
-    """Where an argument of a layer has its token axis."""
+    """The position of the token axis in an argument of a layer."""
 
     TOKEN = "token"  # [batch or 1, seq, ...]: rotary tables, position ids
     HEAD_TOKEN = "head_token"  # [batch or 1, heads or 1, seq, ...]: the same with a head axis
     PAIR = "pair"  # [batch or 1, heads or 1, seq, seq]: position biases
-    # As PAIR, but the same for all pairs of one distance, in all rows: relative position biases;
+    # As PAIR, but equal for all pairs of one distance, in all examples: relative position biases;
     # or [1, heads, 2 seq - 1], by distance.
     RELATIVE_BIAS = "relative_bias"
     # [batch * heads, seq, seq] or [heads, 2 seq - 1]: the same, flattened
     FLAT_RELATIVE_BIAS = "flat_relative_bias"
-    PAIR_MASK = "pair_mask"  # as PAIR, an attention mask with a structure of its own
-    PADDING_MASK = "padding_mask"  # as PAIR, hiding nothing but padding
+    PAIR_MASK = "pair_mask"  # as PAIR, an attention mask that depends on the pair
+    PADDING_MASK = "padding_mask"  # as PAIR, an attention mask that hides nothing but padding
 
 
 MASKS = (TokenAxis.PAIR_MASK, TokenAxis.PADDING_MASK)
 
 
 class TokenSelection(NamedTuple):
-    """Which tokens a frozen layer processes, and which of them others may attend to."""
+    """The tokens that a frozen layer processes, and the keys they attend to."""
 
     indices: Int[Tensor, "batch k"]
     is_selected: Bool[Tensor, "batch k"] | None  # None: every slot is in use
-    is_attended: Bool[Tensor, "batch keys"] | None  # None: every key is
-    all_keys: bool  # keys are all tokens, not the chosen ones
-    is_padding_only: bool  # padding masks say nothing beyond `is_attended`
+    is_attended: Bool[Tensor, "batch keys"] | None  # None: every key
+    all_keys: bool  # keys are all tokens, not the selected ones
+    is_padding_only: bool  # attention masks hide nothing but padding
 
 
 def gather_arguments(
@@ -56,16 +56,16 @@ def gather_arguments(
     selection: TokenSelection,
     dtype: torch.dtype,
 ) -> dict[str, Any]:
-    """Reduce every argument with a token axis to the chosen tokens.
+    """Gather the selected tokens of every argument with a token axis.
 
     Args:
         arguments: The layer's arguments for all tokens, by name.
-        axes: Which of them have a token axis, and where.
-        selection: The chosen tokens.
-        dtype: Type of the hidden states, for masks that have to be made.
+        axes: The token axes, by the name of the argument.
+        selection: The selected tokens.
+        dtype: Type of the hidden states, for new masks.
 
     Returns:
-        All arguments; values that are no tensors (or tuples of them) pass unchanged.
+        All arguments; those without a token axis unchanged.
     """
     gathered = dict(arguments)
     for name, axis in axes.items():
@@ -78,42 +78,34 @@ def gather_arguments(
     return gathered
 
 
-def spread_arguments(
+def expand_arguments(
     arguments: Mapping[str, Any], axes: Mapping[str, TokenAxis], batch: int
 ) -> dict[str, Any]:
-    """Return the arguments as a layer wants them that processes all tokens.
+    """Expand biases by distance to all pairs of tokens, for a layer that processes all tokens.
 
     Args:
         arguments: The layer's arguments, by name.
-        axes: Which of them have a token axis, and where.
-        batch: Rows of the batch.
+        axes: The token axes, by the name of the argument.
+        batch: Number of examples.
 
     Returns:
-        All arguments; what is given by distance is there for all pairs of tokens.
+        All arguments.
     """
-    spread = dict(arguments)
+    expanded = dict(arguments)
     for name, axis in axes.items():
         value = arguments.get(name)
         if axis is TokenAxis.RELATIVE_BIAS and value is not None and value.dim() == 3:
-            spread[name] = spread_relative_bias(value)
+            expanded[name] = expand_relative_bias(value)
         elif axis is TokenAxis.FLAT_RELATIVE_BIAS and value is not None and value.dim() == 2:
-            spread[name] = spread_relative_bias(value).repeat(batch, 1, 1)
-    return spread
-
-
-def gathers_distances() -> bool:
-    """Tell whether relative position biases are gathered by distance.
-
-    Not with Triton kernels, which gather pairs at once.
-    """
-    return active_kernels() is None
+            expanded[name] = expand_relative_bias(value).repeat(batch, 1, 1)
+    return expanded
 
 
 def _gather(value: Any, axis: TokenAxis, selection: TokenSelection) -> Any:  # noqa: ANN401
     """Gather a tensor, or each tensor of a tuple such as (cos, sin)."""
     indices, all_keys = selection.indices, selection.all_keys
     if isinstance(value, tuple):
-        return tuple(_gather(part, axis, selection) for part in value)
+        return tuple(_gather(tensor, axis, selection) for tensor in value)
     if axis is TokenAxis.TOKEN:
         return gather_tokens(value, indices)
     if axis is TokenAxis.HEAD_TOKEN:
@@ -127,9 +119,9 @@ def _gather(value: Any, axis: TokenAxis, selection: TokenSelection) -> Any:  # n
 
 
 def _gather_relative_bias(bias: Tensor, indices: Tensor, all_keys: bool) -> Tensor:
-    """Gather from the values of all distances, unless a kernel has those of pairs."""
+    """Gather by distance, or by pair where that is faster."""
     if bias.dim() == 4:
-        if not gathers_distances():
+        if not prefers_distances():
             return gather_pairs(bias, indices, all_keys=all_keys)
         bias = relative_bias(bias[:1])
     return gather_relative_bias(bias, indices, all_keys=all_keys)
@@ -138,11 +130,11 @@ def _gather_relative_bias(bias: Tensor, indices: Tensor, all_keys: bool) -> Tens
 def _gather_mask(
     mask: Tensor | None, selection: TokenSelection, hides_padding_only: bool, dtype: torch.dtype
 ) -> Tensor | None:
-    """Return the attention mask of the chosen queries, or None where nothing is hidden.
+    """Return the attention mask of the selected queries, or None where nothing is hidden.
 
-    The form of the mask stays what the attention implementation asked for: boolean (True =
-    attend), additive, or `[batch, seq]`. Where there was none and keys must be hidden, the
-    additive form serves, which eager and sdpa attention both take.
+    The form of the mask stays that of the attention implementation: boolean (True = attend),
+    additive, or `[batch, seq]`. Where there was none and keys must be hidden, it is additive, which
+    eager and sdpa attention both accept.
     """
     indices, is_attended = selection.indices, selection.is_attended
     if mask is not None and mask.dim() == 2:
@@ -164,6 +156,6 @@ def _gather_mask(
         return mask.masked_fill(~attended, torch.finfo(mask.dtype).min)
     mask = mask & attended
     if selection.is_selected is not None:
-        # The query of an unused slot may stand where it sees nothing, which softmax turns to NaN.
+        # The query of an unused slot might see no key, and softmax would return NaN.
         mask = mask | ~selection.is_selected[:, None, :, None]
     return mask

@@ -1,10 +1,10 @@
-"""Attention that knows about tokens which were not chosen.
+"""Attention of the selected tokens that can see all tokens.
 
-The frozen attention module runs as it is, on the chosen tokens. It looks its attention function up
-by name in the registry of transformers, and calls it with the keyword arguments that came down
-from the layer. So a function of ours under a name of ours can replace what the module computed from
-the chosen tokens alone: keys and values (k-to-all), or position scores that count distances in the
-gathered sequence. Everything travels as an argument; nothing is stored on the module.
+The frozen attention module runs unchanged on the selected tokens. It looks up its attention
+function by name in the registry of transformers, and calls it with the keyword arguments of the
+layer. A function that we register can therefore replace the keys and values (k-to-all), and
+position scores that the module derived from distances in the gathered sequence. Everything is
+passed as an argument; nothing is stored on the module.
 """
 
 import sys
@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ._subclass import DynamicSubclass, become
+from ._subclass import DynamicSubclass, add_mixin
 
 # The keyword argument that carries `RoutedTokens` from the layer to the attention function.
 ROUTED_ARGUMENT = "coda_routed"
@@ -35,11 +35,11 @@ _PROJECTIONS = (
 
 
 class RoutedTokens(NamedTuple):
-    """What an attention function is told about the sequence that its queries were chosen from."""
+    """The whole sequence of which an attention function gets the selected queries."""
 
     indices: Int[Tensor, "batch k"]
     seq: int
-    states: Float[Tensor, "batch seq hidden"] | None  # attention's input; None: keys are as given
+    states: Float[Tensor, "batch seq hidden"] | None  # input of attention; None: keep the keys
     position_embeddings: Any = None  # tables of all positions, mostly rotary (cos, sin)
 
 
@@ -47,8 +47,8 @@ class RoutedAttention(DynamicSubclass):
     """Mixin for a frozen attention module; see the module's docstring.
 
     Attributes:
-        coda_config: What the module takes for its configuration.
-        coda_for_any_keys: Whether the module needs it even if keys are the chosen tokens.
+        coda_config: The configuration that the module reads.
+        coda_for_any_keys: Whether the module needs the mixin even if keys are the selected tokens.
     """
 
     coda_config: "_ConfigView"
@@ -85,12 +85,12 @@ class RoutedAttention(DynamicSubclass):
     def coda_position_bias(
         self, query: Float[Tensor, "batch heads k dim"], routed: RoutedTokens
     ) -> Tensor | None:
-        """Return the scores of true positions, where the module's own count gathered ones."""
+        """Return position scores of true distances, if the module counts gathered ones."""
         return None
 
 
 class MaskRoutedAttention(RoutedAttention):
-    """Mixin for a module that hands on nothing but its mask: the mask brings the tokens along."""
+    """Mixin for a module that drops keyword arguments: the mask carries the tokens."""
 
     def forward(
         self,
@@ -121,13 +121,13 @@ class _ConfigView:
 
 
 def route_attention(attention: Any, mixin: type[RoutedAttention]) -> None:  # noqa: ANN401
-    """Let a frozen attention module call our attention function; nothing else changes."""
+    """Make a frozen attention module call our attention function."""
     if isinstance(attention, RoutedAttention):
         return
     for name in IMPLEMENTATIONS:
         AttentionInterface.register(_PREFIX + name, _attention_function(name))
     view = _ConfigView(attention.config)
-    become(attention, mixin).coda_config = view
+    add_mixin(attention, mixin).coda_config = view
 
 
 @cache  # one for all layers

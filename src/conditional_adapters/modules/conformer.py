@@ -1,9 +1,9 @@
 """A Conformer block on k of n tokens (docs/decisions/0004).
 
 The block is a sandwich: half a feed-forward step, attention, a convolution over neighbours, half a
-step again, a norm. All but the convolution run on the chosen tokens. The convolution needs true
-neighbours, so it runs on all tokens: the chosen ones as attention left them, the others as they
-came into the layer. Only its values at chosen tokens are read.
+feed-forward step again, a norm. All but the convolution run on the selected tokens. The convolution
+needs true neighbours, so it runs on all tokens: the output of attention for the selected ones, the
+input of the layer for the others. Only its outputs at selected tokens are used.
 """
 
 from typing import Any, ClassVar, cast
@@ -24,7 +24,7 @@ class ConditionalConformerLayer(ConditionalLayer):
     def _coda_process(
         self,
         hidden_states: Tensor,
-        chosen: Tensor,
+        selected: Tensor,
         gathered: dict[str, Any],
         selection: TokenSelection,
     ) -> Tensor:
@@ -34,10 +34,10 @@ class ConditionalConformerLayer(ConditionalLayer):
         if "conv_attention_mask" in gathered:
             convolution["attention_mask"] = gathered.pop("conv_attention_mask")
 
-        states = chosen + 0.5 * block.ffn1(block.ffn1_layer_norm(chosen))
+        states = selected + 0.5 * block.ffn1(block.ffn1_layer_norm(selected))
         keys = None
         if selection.all_keys:
-            keys = block.self_attn_layer_norm(_put(states, hidden_states, chosen, selection))
+            keys = block.self_attn_layer_norm(_put(states, hidden_states, selected, selection))
         routed: RoutedTokens = gathered[ROUTED_ARGUMENT]
         gathered[ROUTED_ARGUMENT] = routed._replace(states=keys, position_embeddings=positions)
         attended, _ = block.self_attn(
@@ -46,7 +46,7 @@ class ConditionalConformerLayer(ConditionalLayer):
             **gathered,
         )
         states = states + block.self_attn_dropout(attended)
-        stream = _put(states, hidden_states, chosen, selection)
+        stream = _put(states, hidden_states, selected, selection)
         states = states + gather_tokens(block.conv_module(stream, **convolution), indices)
         states = states + 0.5 * block.ffn2(block.ffn2_layer_norm(states))
         output: Tensor = block.final_layer_norm(states)
@@ -54,7 +54,7 @@ class ConditionalConformerLayer(ConditionalLayer):
 
 
 class ConformerAttention(RoutedAttention):
-    """Mixin for an attention module that knows relative positions of three kinds, or none."""
+    """Mixin for an attention module with one of three kinds of relative positions, or none."""
 
     coda_for_any_keys: ClassVar[bool] = True
 
@@ -75,7 +75,7 @@ class ConformerAttention(RoutedAttention):
     def coda_position_bias(
         self, query: Float[Tensor, "batch heads k dim"], routed: RoutedTokens
     ) -> Tensor | None:
-        """Return the scores of true distances: of each query with a vector per distance."""
+        """Return the scores of each query with the vector of the true distance to each key."""
         attention, indices = cast("Any", self), routed.indices
         keys = indices
         if routed.states is not None:
@@ -86,7 +86,7 @@ class ConformerAttention(RoutedAttention):
             vectors = vectors.unflatten(-1, (attention.num_heads, -1)).transpose(0, 1)
             # The module has added the bias of content scores to its queries already.
             query = query + (attention.pos_bias_v - attention.pos_bias_u)[:, None]
-            rows = distances + routed.seq - 1
+            indices = distances + routed.seq - 1
         elif attention.position_embeddings_type == "relative_key":
             left, right = (
                 attention.left_max_position_embeddings,
@@ -95,18 +95,18 @@ class ConformerAttention(RoutedAttention):
             vectors = attention.distance_embedding(
                 torch.arange(left + right + 1, device=indices.device)
             ).to(query.dtype)
-            rows = distances.clamp(-left, right) + left
+            indices = distances.clamp(-left, right) + left
         else:
             return None
         scores: Tensor = (query @ vectors.mT) * attention.scaling
-        return scores.gather(-1, rows.unsqueeze(1).expand(-1, query.shape[1], -1, -1))
+        return scores.gather(-1, indices.unsqueeze(1).expand(-1, query.shape[1], -1, -1))
 
 
 def _put(
-    states: Tensor, hidden_states: Tensor, chosen: Tensor, selection: TokenSelection
+    states: Tensor, hidden_states: Tensor, selected: Tensor, selection: TokenSelection
 ) -> Tensor:
-    """Return the stream of all tokens, with the chosen ones as they are now."""
-    update = states - chosen
+    """Return the states of all tokens, with the selected ones replaced."""
+    update = states - selected
     if selection.is_selected is not None:
         update = update.masked_fill(~selection.is_selected.unsqueeze(-1), 0.0)
     return scatter_add_tokens(hidden_states, selection.indices, update.to(hidden_states.dtype))
@@ -115,10 +115,10 @@ def _put(
 def _gather_positions(
     positions: Tensor | None, indices: Int[Tensor, "batch k"]
 ) -> Float[Tensor, "2 k batch 1 dim"] | Float[Tensor, "1 1 hidden"] | None:
-    """Return what the attention module takes for the positions of the chosen tokens.
+    """Return the position argument of the attention module for the selected tokens.
 
     Rotary tables (`[2, seq, 1, 1, dim]`) can be gathered. Of a table of distances the module gets
-    one row: it makes scores from it that `coda_position_bias` replaces.
+    one entry: `coda_position_bias` replaces the scores that it computes from it.
     """
     if positions is None:
         return None

@@ -1,7 +1,6 @@
-"""The router: one score per token, and the decision that follows from it."""
+"""The router: one score per token, and the routing decision."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,14 +17,14 @@ from ..ops import (
     static_positions,
     static_router_logits,
 )
+from .context import Budget
 
 RouterKind = Literal["learned", "random", "first", "strided"]
 Gate = Literal["weighted", "straight_through"]
 
 
-@dataclass(frozen=True)
-class RoutingDecision:
-    """Which tokens of a layer's input its heavy branch processes, and with what weight."""
+class RoutingDecision(NamedTuple):
+    """The tokens of a layer's input that the frozen layer processes, and their weights."""
 
     selected_indices: Int[Tensor, "batch k"]  # ascending; placeholders where not selected
     selected_weights: Float[Tensor, "batch k"]  # in [0, 1]; 0 where not selected
@@ -33,32 +32,21 @@ class RoutingDecision:
     router_logits: Float[Tensor, "batch seq"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """How many tokens of each row may be selected."""
-
-    top_k: int  # slots per row
-    per_row: Int[Tensor, " batch"] | None = None  # slots each row uses; None = all
-    token_mask: Bool[Tensor, "batch seq"] | None = None  # None = no padding
-    num_prefix_tokens: int = 0  # always selected, inside the budget
-    num_suffix_tokens: int = 0  # the same, the last tokens of each row
-
-
 class Router(nn.Module):
-    """Score tokens, choose the best and weigh them.
+    """Score tokens, select the best and weigh them.
 
     The score of a token is `s = u.w` with one vector w per layer, computed in float32. Prefix
-    tokens are always chosen, with weight 1; the soft top-k shares the rest of the budget among the
-    other tokens.
+    tokens are always selected, with weight 1; the soft top-k distributes the rest of the budget
+    among the other tokens.
 
     Args:
         hidden_size: Width of the states.
         kind: "learned", or a baseline without parameters and with weights of 1.
         epsilon: Temperature of the soft top-k.
-        method: Which soft top-k.
+        method: The soft top-k method.
         gate: "weighted", or "straight_through": weights of 1 with the gradient of the soft ones.
-        seed: Sets the "random" baseline apart from that of other layers.
-        device: Where the parameters live.
+        seed: Of the "random" baseline, different in each layer.
+        device: Device of the parameters.
 
     Source:
         Score and weights: CoDA, arXiv:2304.04947. Prefix tokens, initialisation and the
@@ -70,7 +58,7 @@ class Router(nn.Module):
         hidden_size: int,
         *,
         kind: RouterKind = "learned",
-        epsilon: float = 0.1,
+        epsilon: float = 1.0,
         method: SoftTopKMethod = "exact",
         gate: Gate = "weighted",
         seed: int = 0,
@@ -86,7 +74,7 @@ class Router(nn.Module):
 
     @property
     def settings(self) -> tuple[object, ...]:
-        """What routers must have in common to decide in one call, given the scores."""
+        """The settings that routers must share to decide in one call, given the scores."""
         seed = self.seed if self.kind == "random" else None
         return self.kind, self.epsilon, self.method, self.gate, seed
 
@@ -96,10 +84,10 @@ class Router(nn.Module):
         budget: Budget,
         router_logits: Float[Tensor, "batch seq"] | None = None,
     ) -> RoutingDecision:
-        """Decide for a batch.
+        """Select and weigh the tokens of a batch.
 
         Args:
-            states: What the layer's first norm makes of its input.
+            states: Output of the layer's first norm.
             budget: How many tokens may be selected.
             router_logits: The scores of these states, if they are known already.
 
@@ -108,32 +96,24 @@ class Router(nn.Module):
         """
         if router_logits is None:
             router_logits = self.score(states, budget)
-        return self.decide(router_logits, budget)
-
-    def decide(self, router_logits: Float[Tensor, "batch seq"], budget: Budget) -> RoutingDecision:
-        """Decide for a batch whose scores are known."""
-        if budget.token_mask is None and budget.per_row is None:
-            return self._decide_alike(router_logits, budget)
-        return self._decide_by_row(router_logits, budget)
-
-    def _decide_alike(self, router_logits: Tensor, budget: Budget) -> RoutingDecision:
-        """Decide where all rows are full and have one budget, without any mask."""
+        if budget.token_mask is not None or budget.per_example is not None:
+            return self._decide_ragged(router_logits, budget)
+        # All examples are full and have one budget: no masks.
+        batch, seq = router_logits.shape
         first = min(budget.num_prefix_tokens, budget.top_k)
         last = min(budget.num_suffix_tokens, budget.top_k - first)
-        indices, weights = self._choose_between(router_logits, budget.top_k, first, last)
+        indices, weights = self._select_between(router_logits, budget.top_k, first, last)
         if first + last > 0:
-            batch, seq = router_logits.shape
             positions = torch.arange(seq, device=router_logits.device).expand(batch, seq)
             indices = torch.cat([positions[:, :first], indices, positions[:, seq - last :]], dim=1)
             weights = functional.pad(weights, (first, last), value=1.0)
-        return RoutingDecision(
-            indices, weights, torch.ones_like(indices, dtype=torch.bool), router_logits
-        )
+        is_selected = torch.ones_like(indices, dtype=torch.bool)
+        return RoutingDecision(indices, weights, is_selected, router_logits)
 
-    def _choose_between(
+    def _select_between(
         self, router_logits: Tensor, top_k: int, first: int, last: int
     ) -> tuple[Tensor, Tensor]:
-        """Return positions and weights of what is chosen between the ends of every row."""
+        """Return indices and weights of the tokens selected between the ends of every example."""
         batch, seq = router_logits.shape
         if self.kind == "first" or self.kind == "strided":
             positions = static_positions(
@@ -147,21 +127,19 @@ class Router(nn.Module):
             indices = positions.expand(batch, -1)
             return indices, torch.ones_like(indices, dtype=router_logits.dtype)
         others = router_logits[:, first : seq - last]
-        if top_k == first + last:
-            nothing = others[:, :0]
-            return nothing.long(), nothing
-        chosen, weights = self._select_and_weigh(others, top_k - first - last)
-        return chosen + first, weights
-
-    def _select_and_weigh(self, router_logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        top_k = top_k - first - last
+        if top_k == 0:
+            return others[:, :0].long(), others[:, :0]
         ranks_once = self.kind == "learned" and self.method == "exact" and self.gate == "weighted"
         if ranks_once and not torch.is_grad_enabled():
-            return select_and_weigh(router_logits, top_k=top_k, epsilon=self.epsilon)
-        chosen, _ = select_tokens(router_logits, top_k=top_k)
-        return chosen, self._weigh(router_logits, chosen, top_k=top_k)
+            indices, weights = select_and_weigh(others, top_k=top_k, epsilon=self.epsilon)
+        else:
+            indices, _ = select_tokens(others, top_k=top_k)
+            weights = self._weigh(others, indices, top_k=top_k)
+        return indices + first, weights
 
-    def _decide_by_row(self, router_logits: Tensor, budget: Budget) -> RoutingDecision:
-        """Decide where budgets differ, or padding, and with it the prefix, may stand anywhere."""
+    def _decide_ragged(self, router_logits: Tensor, budget: Budget) -> RoutingDecision:
+        """Decide where budgets differ, or there is padding, on either side."""
         token_mask = budget.token_mask
         if token_mask is None:
             token_mask = torch.ones_like(router_logits, dtype=torch.bool)
@@ -172,15 +150,15 @@ class Router(nn.Module):
         indices, is_selected = select_tokens(
             router_logits,
             top_k=budget.top_k,
-            budgets=budget.per_row,
+            budgets=budget.per_example,
             token_mask=token_mask,
             always=always,
         )
-        per_row = budget.top_k if budget.per_row is None else budget.per_row
+        per_example = budget.top_k if budget.per_example is None else budget.per_example
         weights = self._weigh(
             router_logits,
             indices,
-            top_k=per_row - always.sum(-1),
+            top_k=per_example - always.sum(-1),
             max_top_k=budget.top_k,
             token_mask=token_mask & ~always,
         )
@@ -196,7 +174,7 @@ class Router(nn.Module):
         max_top_k: int | None = None,
         token_mask: Tensor | None = None,
     ) -> Tensor:
-        """Return the routing weights of the chosen tokens."""
+        """Return the routing weights of the selected tokens."""
         if self.kind != "learned":
             return torch.ones_like(indices, dtype=router_logits.dtype)
         weights = soft_topk(
@@ -218,14 +196,14 @@ class Router(nn.Module):
         if self.kind == "learned":
             return score_tokens(states, self.weight)
         (batch, seq), device = states.shape[:2], states.device
-        token_mask, budgets = budget.token_mask, budget.per_row
+        token_mask, budgets = budget.token_mask, budget.per_example
         if token_mask is None:
-            # Full rows of one budget are alike, except at random.
-            rows = 1 if budgets is None and self.kind != "random" else batch
-            token_mask = torch.ones(rows, seq, dtype=torch.bool, device=device)
+            # Full examples with one budget have the same scores, except random ones.
+            num_examples = 1 if budgets is None and self.kind != "random" else batch
+            token_mask = torch.ones(num_examples, seq, dtype=torch.bool, device=device)
         if budgets is None:
             budgets = torch.full(token_mask.shape[:1], budget.top_k, device=device)
-        # Fresh scores in every training step, the same ones whenever the model is used.
+        # New scores in every training step, the same ones at inference.
         seed: int | Tensor = self.seed
         if self.training:
             seed = torch.randint(2**31, (), device=device)

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ._subclass import DynamicSubclass, become
+from ._subclass import DynamicSubclass, add_mixin
 
 
 class FrozenStatistics(DynamicSubclass):
@@ -15,7 +15,7 @@ class FrozenStatistics(DynamicSubclass):
         """Ignore the mode."""
         return super().train(False)
 
-    def coda_leave(self, training: bool) -> None:
+    def coda_restore(self, training: bool) -> None:
         """Take the mode of the model."""
         super().train(training)
 
@@ -25,4 +25,4 @@ def freeze_statistics(model: nn.Module) -> None:
     for module in list(model.modules()):
         is_frozen = not any(p.requires_grad for p in module.parameters())
         if isinstance(module, _NormBase) and is_frozen:
-            become(module, FrozenStatistics).eval()
+            add_mixin(module, FrozenStatistics).eval()

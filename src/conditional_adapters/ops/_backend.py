@@ -1,8 +1,8 @@
-"""Who computes the operators: torch's own kernels, or ours in Triton.
+"""The kernel backend of the operators: torch's own kernels, or fused ones in Triton.
 
 The Triton kernels need an NVIDIA or AMD GPU. They compute the same numbers as the operators in
-torch and do in one launch what those do in ten, which matters where a launch takes longer than the
-arithmetic. Nothing changes unless someone asks for them.
+torch with one launch instead of ten, which matters where a launch takes longer than the arithmetic.
+The backend is a setting of the process, "torch" until `set_kernel_backend` changes it.
 """
 
 import importlib
@@ -13,11 +13,11 @@ from ..errors import RoutingError
 
 KernelBackend = Literal["torch", "triton"]
 
-_active: ModuleType | None = None  # of the same functions as ops; None: torch
+kernels: ModuleType | None = None  # the Triton kernels, with the functions of ops; None: torch
 
 
 class set_kernel_backend:  # noqa: N801 - used like torch.set_grad_enabled
-    """Choose who computes the operators, for the process or for a block.
+    """Choose the kernel backend, for the process or for a block.
 
     Takes effect at once, in all threads; as a context manager it restores what was before::
 
@@ -37,10 +37,10 @@ class set_kernel_backend:  # noqa: N801 - used like torch.set_grad_enabled
     """
 
     def __init__(self, name: KernelBackend) -> None:
-        global _active
+        global kernels
         if name not in get_args(KernelBackend):
             raise RoutingError(f"The kernel backend must be 'torch' or 'triton', got {name!r}.")
-        self._before, _active = _active, _load_kernels() if name == "triton" else None
+        self._before, kernels = kernels, _load_kernels() if name == "triton" else None
 
     def __enter__(self) -> None:
         """Do nothing: the choice was made already."""
@@ -52,13 +52,8 @@ class set_kernel_backend:  # noqa: N801 - used like torch.set_grad_enabled
         traceback: TracebackType | None,
     ) -> None:
         """Restore the former choice."""
-        global _active
-        _active = self._before
-
-
-def active_kernels() -> ModuleType | None:
-    """Return the Triton kernels if the operators are to run as such."""
-    return _active
+        global kernels
+        kernels = self._before
 
 
 def _load_kernels() -> ModuleType:

@@ -1,39 +1,39 @@
-"""Carry the chosen tokens to the heavy branch and its updates back.
+"""Gather the selected tokens for the frozen layer, and add its updates back.
 
-Written with flat row indices: one index per token instead of one per element, which the CPU and
-GPU kernels of `index_select` and `index_add` copy row by row.
+With indices into the flattened batch, one per token instead of one per element, `index_select` and
+`index_add` copy whole tokens on CPUs and GPUs.
 """
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from ._backend import active_kernels
+from . import _backend
 
 
 def gather_tokens(
     values: Shaped[Tensor, "source seq *rest"], selected_indices: Int[Tensor, "batch k"]
 ) -> Shaped[Tensor, "batch k *rest"]:
-    """Take the chosen tokens of each row: `out[b, i] = values[b, selected_indices[b, i]]`.
+    """Gather the selected tokens of each example: `out[b, i] = values[b, selected_indices[b, i]]`.
 
     Args:
         values: Anything with a token axis at 1, for example hidden states or rotary tables. A
-            leading axis of 1 is shared by all rows.
-        selected_indices: Positions in `[0, seq)`, distinct in each row.
+            leading axis of 1 is shared by all examples.
+        selected_indices: Positions in `[0, seq)`, distinct in each example.
 
     Returns:
-        The rows, in the order of the indices. Differentiable in `values`.
+        The tokens, in the order of the indices. Differentiable in `values`.
     """
     batch, k = selected_indices.shape
-    kernels = active_kernels()
+    kernels = _backend.kernels
     if kernels is not None and values.shape[0] == batch and values.is_floating_point():
         gathered: Tensor = kernels.gather_rows(
             values.reshape(batch, values.shape[1], -1), selected_indices
         )
         return gathered.view(batch, k, *values.shape[2:])
     flat = selected_indices if values.shape[0] == 1 else _flat(selected_indices, values.shape[1])
-    rows = values.flatten(0, 1).index_select(0, flat.flatten())
-    return rows.view(batch, k, *values.shape[2:])
+    tokens = values.flatten(0, 1).index_select(0, flat.flatten())
+    return tokens.view(batch, k, *values.shape[2:])
 
 
 def scatter_add_tokens(
@@ -41,12 +41,12 @@ def scatter_add_tokens(
     selected_indices: Int[Tensor, "batch k"],
     update: Float[Tensor, "batch k hidden"],
 ) -> Float[Tensor, "batch seq hidden"]:
-    """Add updates to the chosen tokens: `base[b, selected_indices[b, i]] += update[b, i]`.
+    """Add updates to the selected tokens: `base[b, selected_indices[b, i]] += update[b, i]`.
 
     Args:
-        base: What every token keeps. Not changed.
-        selected_indices: Positions in `[0, seq)`, distinct in each row.
-        update: One row per chosen token, in the dtype of `base`.
+        base: States of all tokens. Not changed.
+        selected_indices: Positions in `[0, seq)`, distinct in each example.
+        update: One vector per selected token, in the dtype of `base`.
 
     Returns:
         A new tensor of the shape of `base`. Differentiable in `base` and `update`.
@@ -59,20 +59,21 @@ def scatter_add_tokens_(
     selected_indices: Int[Tensor, "batch k"],
     update: Float[Tensor, "batch k hidden"],
 ) -> Float[Tensor, "batch seq hidden"]:
-    """Do as `scatter_add_tokens`, but in `base` itself, which no one else may need.
+    """In-place form of `scatter_add_tokens`.
 
     Args:
-        base: Overwritten if it is contiguous; otherwise it is copied first.
-        selected_indices: Positions in `[0, seq)`, distinct in each row.
-        update: One row per chosen token, in the dtype of `base`.
+        base: States of all tokens. Overwritten if contiguous, copied first otherwise.
+        selected_indices: Positions in `[0, seq)`, distinct in each example.
+        update: One vector per selected token, in the dtype of `base`.
 
     Returns:
         The sum, in the memory of `base` if that is contiguous.
     """
-    base = base.contiguous()
-    flat = _flat(selected_indices, base.shape[1]).flatten()
-    base.view(-1, base.shape[-1]).index_add_(0, flat, update.flatten(0, 1))
-    return base
+    tokens = base.contiguous().view(-1, base.shape[-1])
+    tokens.index_add_(0, _flat(selected_indices, base.shape[1]).flatten(), update.flatten(0, 1))
+    # NOTE: the view that was modified. `base` would be a stale view, and a hook on its gradient, as
+    # of Grad-CAM or FSDP2, would crash the process.
+    return tokens.view(base.shape)
 
 
 def add_weighted_update_(
@@ -82,16 +83,16 @@ def add_weighted_update_(
     inputs: Float[Tensor, "batch k hidden"],
     weights: Float[Tensor, "batch k"],
 ) -> Float[Tensor, "batch seq hidden"]:
-    """Add what a layer changed about the chosen tokens, in `base` itself.
+    """Add the weighted updates of a layer to the selected tokens, in place.
 
     `base[b, selected_indices[b, i]] += weights[b, i] * (outputs[b, i] - inputs[b, i])`
 
     Args:
-        base: What every token keeps. Overwritten, unless it is not contiguous or a gradient is
-            wanted and the kernels that are active have none for that.
-        selected_indices: Positions in `[0, seq)`, distinct in each row.
-        outputs: What the layer made of the chosen tokens, in the dtype of `base`.
-        inputs: What the layer was given.
+        base: States of all tokens. Overwritten, unless it is not contiguous or the active kernels
+            need a copy for the gradient.
+        selected_indices: Positions in `[0, seq)`, distinct in each example.
+        outputs: Output of the layer for the selected tokens, in the dtype of `base`.
+        inputs: Input of the layer.
         weights: Routing weights, 0 where the slot is not selected.
 
     Returns:
@@ -100,7 +101,7 @@ def add_weighted_update_(
     Source:
         The last term of equation 7, CoDA, arXiv:2304.04947.
     """
-    kernels = active_kernels()
+    kernels = _backend.kernels
     if kernels is not None and base.dtype != torch.float64:
         add = kernels.add_weighted_update
         if not torch.is_grad_enabled():
@@ -114,6 +115,6 @@ def add_weighted_update_(
 
 
 def _flat(selected_indices: Int[Tensor, "batch k"], seq: int) -> Int[Tensor, "batch k"]:
-    """Turn positions within rows into positions in the flattened batch."""
+    """Turn positions within examples into positions in the flattened batch."""
     offsets = torch.arange(selected_indices.shape[0], device=selected_indices.device) * seq
     return selected_indices + offsets.unsqueeze(-1)

@@ -1,4 +1,9 @@
-"""Modules that keep packed copies of their weights for inference on CPUs."""
+"""Linear maps and adapters that multiply by prepacked copies of their weights.
+
+`_PREPACKED`, the table of the copies by the address of the weight, is process-wide: an operator
+inside a compiled graph takes plain tensors only and cannot hold a prepacked one, so it looks the
+copy up at each call. The table holds weak references; a copy lives as long as its module.
+"""
 
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
@@ -8,88 +13,67 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ..modules._subclass import DynamicSubclass
-from ..modules.adapter import ACTIVATIONS
-from .operators import can_pack, pack_weight, packed_linear
+from ..ops import ACTIVATIONS
+from .operators import can_prepack, prepack_weight, prepacked_linear
 
 
-class PackedWeight:
-    """A weight and its packed copy, which is made anew when the weight has changed.
-
-    Changes through `weight.data`, as of a merged adapter, count no version: some elements are
-    compared, and where they are.
-
-    Args:
-        weight: A weight for which `can_pack` is true.
-    """
+class PrepackedWeight:
+    """A weight and its prepacked copy, which is renewed when the weight has changed."""
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
-        self._pack()
+        self._prepack()
 
-    def _pack(self) -> None:
+    def _prepack(self) -> None:
         weight = self.weight
-        self._packed = pack_weight(weight)
+        self._copy = prepack_weight(weight)
+        # Changes through `weight.data`, as in merging a LoRA, count no version. To detect them, the
+        # address and some elements are compared.
         self._state = weight._version, weight.data_ptr()
         diagonal = weight.detach().diagonal()
         self._elements = diagonal[:: max(len(diagonal) // 16, 1)]  # a view
         self._values = self._elements.clone()
-        _IN_USE[weight.data_ptr()] = self
+        _PREPACKED[weight.data_ptr()] = self
 
     def is_copy_of(self, weight: Tensor) -> bool:
-        """Tell whether a tensor at the same address is the weight, and no part or view of it."""
-        mine = self.weight
-        is_alike = mine.shape == weight.shape and mine.stride() == weight.stride()
-        return is_alike and mine.dtype == weight.dtype
+        """Whether a tensor at the same address is the whole weight, not a slice or view of it."""
+        own = self.weight
+        is_alike = own.shape == weight.shape and own.stride() == weight.stride()
+        return is_alike and own.dtype == weight.dtype
 
     def current(self) -> Tensor:
-        """Return the copy of the weight as it is now."""
-        weight = self.weight
-        is_current = self._state == (weight._version, weight.data_ptr()) and torch.equal(
-            self._elements, self._values
-        )
-        if not is_current:
-            self._pack()
-        return self._packed
+        """Return the prepacked copy, after renewing it if the weight has changed."""
+        has_same_state = self._state == (self.weight._version, self.weight.data_ptr())
+        if not (has_same_state and torch.equal(self._elements, self._values)):
+            self._prepack()
+        return self._copy
 
 
-# By the address of the weight, which is nobody else's as long as this one is kept.
-_IN_USE: WeakValueDictionary[int, PackedWeight] = WeakValueDictionary()
+# A weight that is referenced here keeps its address, so no other tensor can have it.
+_PREPACKED: WeakValueDictionary[int, PrepackedWeight] = WeakValueDictionary()
 
 
-def packed_product(
+def linear_by_address(
     states: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None
 ) -> Tensor:
-    """Multiply by the packed copy of a weight, as one operator of a compiled graph.
-
-    A graph cannot hold a packed tensor, so the copy is found at each call. Where the weight has
-    been moved since it was packed, the weight itself is multiplied by.
-
-    Args:
-        states: Rows, (*batch, in).
-        weight: As `torch.nn.Linear` keeps it, (out, in).
-        bias: Added to each row, (out); None adds nothing.
-        residual: Added to the product, (*batch, out); None adds nothing.
-
-    Returns:
-        The product, (*batch, out).
-    """
-    found = _IN_USE.get(weight.data_ptr())
+    """Operator of compiled graphs: as `prepacked_linear`, but of the weight itself."""
+    found = _PREPACKED.get(weight.data_ptr())
     if found is not None and found.is_copy_of(weight):
-        return packed_linear(states, found.current(), bias, residual)
-    product = linear(states, weight, bias)
+        return prepacked_linear(states, found.current(), bias, residual)
+    product = linear(states, weight, bias)  # the weight has been moved since it was prepacked
     return product if residual is None else residual + product
 
 
-# Not by `custom_op`: what that puts around an operator would take a fifth of a short call's time.
-# The operator goes when its library does, so that this file can be loaded again.
+# Not by `custom_op`: its wrapper takes a fifth of the time of a short call. The operator is removed
+# with its library, so this file can be reloaded.
 _LIBRARY = torch.library.Library("conditional_adapters", "FRAGMENT")  # type: ignore[no-untyped-call]
-_OPERATOR = "conditional_adapters::packed_product"
+_OPERATOR = "conditional_adapters::prepacked_linear"
 torch.library.define(
     _OPERATOR,
     "(Tensor states, Tensor weight, Tensor? bias, Tensor? residual) -> Tensor",
     lib=_LIBRARY,
 )
-torch.library.impl(_OPERATOR, "cpu", packed_product, lib=_LIBRARY)
+torch.library.impl(_OPERATOR, "cpu", linear_by_address, lib=_LIBRARY)
 torch.library.register_fake(
     _OPERATOR,
     lambda states, weight, bias, residual: states.new_empty((*states.shape[:-1], weight.shape[0])),
@@ -97,27 +81,29 @@ torch.library.register_fake(
 )
 
 
-class PackedModule(DynamicSubclass):
-    """Mixin that multiplies by packed weights where no gradient is needed.
+class PrepackedModule(DynamicSubclass):
+    """Mixin that multiplies by prepacked weights where no gradient is needed.
 
-    A weight that has changed is packed again at the next call. Elsewhere, as in training, under
-    autocast and in an exported graph, the module does what it always did.
+    In training, under autocast, on other devices and in exported graphs the module computes as
+    without the mixin.
     """
 
-    coda_prefix = "Packed"
-    coda_weights: ClassVar[tuple[str, ...]]  # the names of the parameters that are packed
-    coda_packed: dict[str, PackedWeight]
+    coda_prefix = "Prepacked"
+    coda_weights: ClassVar[tuple[str, ...]]  # names of the parameters to prepack
+    coda_prepacked: dict[str, PrepackedWeight]
 
     @classmethod
-    def coda_can_pack(cls, module: nn.Module) -> bool:
-        """Tell whether all weights of a module can be packed."""
-        return all(can_pack(getattr(module, name)) for name in cls.coda_weights)
+    def coda_can_prepack(cls, module: nn.Module) -> bool:
+        """Whether all weights of a module can be prepacked."""
+        return all(can_prepack(getattr(module, name)) for name in cls.coda_weights)
 
-    def coda_pack(self) -> None:
-        """Pack the weights as they are now."""
-        self.coda_packed = {name: PackedWeight(getattr(self, name)) for name in self.coda_weights}
+    def coda_prepack(self) -> None:
+        """Prepack the current weights."""
+        self.coda_prepacked = {
+            name: PrepackedWeight(getattr(self, name)) for name in self.coda_weights
+        }
 
-    def _coda_can_use(self, states: Tensor) -> bool:
+    def _coda_is_usable(self, states: Tensor) -> bool:
         if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             return False
         if torch.is_autocast_enabled("cpu") or states.device.type != "cpu":
@@ -129,64 +115,63 @@ class PackedModule(DynamicSubclass):
             return False
         if any(states.dtype != getattr(self, name).dtype for name in self.coda_weights):
             return False
-        if torch.compiler.is_compiling():  # the operator in the graph finds out the rest
+        if torch.compiler.is_compiling():  # the operator in the graph checks the weights
             return True
-        return type(states) is Tensor and self.coda_can_pack(self)
+        return type(states) is Tensor and self.coda_can_prepack(self)
 
-    def _coda_multiply(
+    def _coda_linear(
         self,
         states: Tensor,
         name: str,
         bias: Tensor | None = None,
         residual: Tensor | None = None,
     ) -> Tensor:
-        """Multiply by the weight of a name, and add."""
         weight: Tensor = getattr(self, name)
         if torch.compiler.is_compiling():
-            product: Tensor = torch.ops.conditional_adapters.packed_product(
+            product: Tensor = torch.ops.conditional_adapters.prepacked_linear(
                 states, weight, bias, residual
             )
             return product
-        found = self.coda_packed.get(name)
+        found = self.coda_prepacked.get(name)
         if found is None or found.weight is not weight:
-            found = self.coda_packed[name] = PackedWeight(weight)
-        return packed_linear(states, found.current(), bias, residual)
+            found = self.coda_prepacked[name] = PrepackedWeight(weight)
+        return prepacked_linear(states, found.current(), bias, residual)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A packed tensor can be neither copied nor pickled; the copy packs its own weights.
-        return {**vars(self), "coda_packed": {}}
+        # Prepacked tensors can be neither copied nor pickled. A copy prepacks its own weights.
+        return {**vars(self), "coda_prepacked": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # At once: a graph that is compiled first would never find them packed.
+        # Now, not at the first call: a compiled graph does not prepack.
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        if self.coda_can_pack(self):
-            self.coda_pack()
+        if self.coda_can_prepack(self):
+            self.coda_prepack()
 
 
-class PackedLinear(PackedModule):
+class PrepackedLinear(PrepackedModule):
     """Mixin for `nn.Linear`."""
 
     coda_weights = ("weight",)
-    bias: Tensor | None  # of the linear map
+    bias: Tensor | None
 
     def forward(self, states: Tensor) -> Tensor:
         """Apply the linear map."""
-        if self._coda_can_use(states):
-            return self._coda_multiply(states, "weight", self.bias)
-        answer: Tensor = super().forward(states)
-        return answer
+        if self._coda_is_usable(states):
+            return self._coda_linear(states, "weight", self.bias)
+        output: Tensor = super().forward(states)
+        return output
 
 
-class PackedAdapter(PackedModule):
+class PrepackedAdapter(PrepackedModule):
     """Mixin for `ParallelAdapter`."""
 
     coda_weights = ("down", "up")
-    activation: str  # of the adapter
+    activation: str
 
     def forward(self, states: Tensor, residual: Tensor) -> Tensor:
-        """Add the adapter's update of each token to `residual`."""
-        if self._coda_can_use(states) and residual.dtype == states.dtype:
-            inner = ACTIVATIONS[self.activation](self._coda_multiply(states, "down"))
-            return self._coda_multiply(inner, "up", residual=residual)
-        answer: Tensor = super().forward(states, residual)
-        return answer
+        """Add the adapter's output to the residual."""
+        if self._coda_is_usable(states) and residual.dtype == states.dtype:
+            inner = ACTIVATIONS[self.activation](self._coda_linear(states, "down"))
+            return self._coda_linear(inner, "up", residual=residual)
+        output: Tensor = super().forward(states, residual)
+        return output

@@ -1,80 +1,98 @@
-"""Lay the weights of a model out for inference on CPUs."""
+"""Prepack the weights of a model for inference on CPUs."""
 
+import warnings
 from typing import TypeVar
 
 from torch import nn
 
 from ..errors import AttachmentError
-from ..modules._subclass import become, leave
+from ..modules._subclass import add_mixin, remove_mixin
 from ..modules.adapter import ParallelAdapter
-from .modules import PackedAdapter, PackedLinear, PackedModule
+from .modules import PrepackedAdapter, PrepackedLinear, PrepackedModule
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
-_MIXINS: dict[type[nn.Module], type[PackedModule]] = {
-    nn.Linear: PackedLinear,
-    ParallelAdapter: PackedAdapter,
+_MIXINS: dict[type[nn.Module], type[PrepackedModule]] = {
+    nn.Linear: PrepackedLinear,
+    ParallelAdapter: PrepackedAdapter,
 }
 
 
-def pack_weights(model: ModelT) -> ModelT:
-    """Keep a copy of each linear weight in the layout of the CPU's matrix product, for inference.
+def prepack_weights(model: ModelT) -> ModelT:
+    """Keep prepacked copies of the linear weights for inference on CPUs.
 
-    Products of few rows gain most: the k of n tokens of a conditional layer, single texts, short
-    ones. Dense models gain, too, so compare with a packed one. Graphs that `torch.compile` makes
-    use the copies as well. Where gradients are needed, under autocast, on a GPU and in exported
-    graphs the model computes as before. Outputs change by rounding.
+    Matrix products of few tokens gain most: the k chosen tokens of a conditional layer, a single
+    text, short texts. Dense models gain as well, so compare with a prepacked one. Graphs of
+    `torch.compile` use the copies too. Training, autocast, GPUs and exported graphs are not
+    affected. Outputs change by rounding.
 
-    A weight that has changed, by an optimiser, by `load_state_dict` or by merging another adapter
-    into it, is packed again at its next use. A change of a few elements through `weight.data` may
-    be missed: call this function again after it. The copies take as much memory as the weights and
-    are not saved; `unpack_weights` and `detach` drop them.
+    A weight that changes, by an optimiser, by `load_state_dict` or by merging an adapter into it,
+    is prepacked again at its next use. A change of a few elements through `weight.data` may be
+    missed: call this function again after it. The copies take as much memory as the weights and are
+    not saved. `remove_prepacked_weights` and `detach` remove them.
 
     Args:
-        model: Any model whose linear maps are `torch.nn.Linear` on a CPU, in float32, or in
-            bfloat16 where the processor has instructions for it. Adapters are packed as well;
-            other modules stay as they are.
+        model: Any model with `torch.nn.Linear` modules or adapters on a CPU, in float32, or in
+            bfloat16 on a processor with bfloat16 instructions. Other modules stay as they are.
 
     Returns:
         The same object.
 
     Raises:
-        AttachmentError: If nothing in the model can be packed.
+        AttachmentError: If no weight can be prepacked.
 
     Source:
         Our choice. The layout is that of oneDNN, which PyTorch's CPU build contains.
 
     Example:
-        >>> ca.pack_weights(model.eval())
+        >>> ca.prepack_weights(model.eval())
     """
     found = 0
     for module in list(model.modules()):
         mixin = _MIXINS.get(type(module))
-        if mixin is not None and mixin.coda_can_pack(module):
-            module = become(module, mixin)
-        if isinstance(module, PackedModule) and module.coda_can_pack(module):
-            module.coda_pack()
+        if mixin is not None and mixin.coda_can_prepack(module):
+            module = add_mixin(module, mixin)
+        if isinstance(module, PrepackedModule) and module.coda_can_prepack(module):
+            module.coda_prepack()
             found += 1
     if not found:
         raise AttachmentError(
-            "no weight can be packed: the model has no torch.nn.Linear on a CPU in float32, or in "
-            "bfloat16 on a processor that computes in it, made outside torch.inference_mode(). "
-            "Move it with model.to('cpu', torch.float32) first, or leave the call out."
+            "no weight can be prepacked: the model has no torch.nn.Linear on a CPU in float32, or "
+            "in bfloat16 on a processor with bfloat16 instructions, that was created outside "
+            "torch.inference_mode(). Call model.to('cpu', torch.float32) first, or do not prepack."
         )
     return model
 
 
-def unpack_weights(model: ModelT) -> ModelT:
-    """Drop what `pack_weights` made; without it, nothing happens.
+def remove_prepacked_weights(model: ModelT) -> ModelT:
+    """Remove the copies that `prepack_weights` made, if any.
 
     Args:
-        model: A model.
+        model: Any model.
 
     Returns:
-        The same object, which computes bit for bit as it did before.
+        The same object. Its outputs are bit for bit those from before `prepack_weights`.
     """
     for module in model.modules():
-        if isinstance(module, PackedModule):
-            leave(module, PackedModule)
-            del module.coda_packed
+        if isinstance(module, PrepackedModule):
+            remove_mixin(module, PrepackedModule)
+            del module.coda_prepacked
     return model
+
+
+def pack_weights(model: ModelT) -> ModelT:
+    """Deprecated name of `prepack_weights`."""
+    _warn_about("pack_weights", prepack_weights.__name__)
+    return prepack_weights(model)
+
+
+def unpack_weights(model: ModelT) -> ModelT:
+    """Deprecated name of `remove_prepacked_weights`."""
+    _warn_about("unpack_weights", remove_prepacked_weights.__name__)
+    return remove_prepacked_weights(model)
+
+
+def _warn_about(old: str, new: str) -> None:
+    warnings.warn(
+        f"{old} is deprecated. Call {new} instead.", category=DeprecationWarning, stacklevel=3
+    )

@@ -1,4 +1,4 @@
-"""Training conditional adapters, through transformers' Trainer."""
+"""Fine-tuning and pretraining of conditional adapters, by transformers' Trainer."""
 
 from ..checkpoint.save_load import attach_pretrained as attach_pretrained
 from .finetune import TrainingSettings as TrainingSettings

@@ -1,10 +1,9 @@
-"""What pretraining can minimise: one small class per objective, behind one interface.
+"""Pretraining objectives for every modality, and their interface.
 
-Here are the interface and the objectives for every modality; those that make and fill gaps in texts
-are in `text_objectives`. The teacher of the objectives without a head is the model itself, run
-without its adapter: no second copy of the weights is in memory. Whatever is random (masks, spans)
-is drawn from the generator that the trainer hands over, so that a resumed run sees the batches of
-the uninterrupted one.
+`text_objectives` has the ones that mask text. Two objectives imitate a teacher, by default the
+model itself without its adapter, so no second copy of the weights is in memory. All randomness
+(masks, spans) comes from the generator that the trainer passes, so a resumed run sees the same
+batches as an uninterrupted one.
 """
 
 from abc import ABC, abstractmethod
@@ -36,8 +35,8 @@ class ObjectiveLoss:
     """The loss of a batch.
 
     Attributes:
-        total: What is minimised.
-        parts: What it is made of, for the log; empty if there is nothing to tell apart.
+        total: The value to minimise.
+        parts: Its terms, for the log; empty if there is only one.
     """
 
     total: Tensor
@@ -45,64 +44,88 @@ class ObjectiveLoss:
 
 
 class Objective(ABC):
-    """What a step of pretraining minimises."""
+    """Objective of a pretraining step."""
 
     @abstractmethod
     def collate(self, examples: Examples, generator: torch.Generator) -> Batch:
-        """Make a batch of encoded rows.
+        """Make a batch of encoded examples.
 
         Args:
-            examples: Encoded rows, at least one.
-            generator: Where randomness comes from, for example that of a mask.
+            examples: Encoded examples, at least one.
+            generator: Source of randomness, for example of a mask.
 
         Returns:
             The tensors that `loss` takes.
         """
 
-    @abstractmethod
     def loss(self, model: PreTrainedModel, batch: Batch) -> ObjectiveLoss:
-        """Compute the loss of a batch.
+        """Compute the loss of a batch; by default the model's own, from `labels`.
 
         Args:
             model: A conditional model with an active adapter.
-            batch: What `collate` returned.
+            batch: The result of `collate`.
 
         Returns:
             The loss.
         """
+        output: Any = model(**batch)
+        return ObjectiveLoss(output.loss)
 
     def inputs(self, batch: Batch) -> Batch:
-        """Return what of a batch the encoder reads.
-
-        Args:
-            batch: What `collate` returned.
-
-        Returns:
-            The batch without targets.
-        """
+        """Return a batch without its targets."""
         return {key: value for key, value in batch.items() if key not in _TARGETS}
 
     @property
     def needs_frozen_backbone(self) -> bool:
-        """Whether the model without its adapter is the teacher, and therefore must not change."""
+        """Whether the model without its adapter is the teacher, so its weights must not change."""
         return False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distillation(Objective):
-    """Come close to the hidden states of the dense model, layer by layer and at the end.
-
-    The loss is `layer_weight * mean over layers of e(h_l) + final_weight * e(h_final)` where
-    `e(h) = sum |h - h_dense|^2 / sum |h_dense|^2` over valid tokens, which all tokens of a window
-    of Whisper are: its decoder reads the silence too. It needs no labels and no head, and works for
-    every modality. Of encoder-decoder models only the encoder runs: the adapters of the decoder
-    stay at zero, where they change nothing.
+class TeacherObjective(Objective):
+    """Objective that imitates the hidden states of the dense model.
 
     Attributes:
-        pad: Makes a batch of encoded rows; by default they are stacked.
+        pad: Makes a batch of encoded examples; by default they are stacked.
+        teacher: The dense model; None means the model itself without its adapter.
+    """
+
+    pad: Pad = default_data_collator
+    teacher: PreTrainedModel | None = None
+
+    @property
+    def needs_frozen_backbone(self) -> bool:
+        """Whether the model itself is the teacher."""
+        return self.teacher is None
+
+    def collate(self, examples: Examples, generator: torch.Generator) -> Batch:
+        """Pad the examples."""
+        return self.pad(examples)
+
+    @torch.no_grad()
+    def teacher_states(
+        self, model: PreTrainedModel, batch: Batch
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Run the teacher without dropout; returns as `encoder_states`."""
+        if self.teacher is not None:
+            return encoder_states(self.teacher.eval().to(model.device), batch)
+        with without_adapter(model), evaluating(model):
+            return encoder_states(model, batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation(TeacherObjective):
+    """Match the hidden states of the dense model, after each layer and at the end.
+
+    The loss is `layer_weight * mean over layers of e(h_l) + final_weight * e(h_final)` with
+    `e(h) = sum |h - h_dense|^2 / sum |h_dense|^2` over valid tokens. In Whisper all tokens of a
+    window are valid, because its decoder reads the silence too. It needs no labels and no head, and
+    works for every modality. In encoder-decoder models only the encoder runs: the adapters of the
+    decoder stay at zero, where they have no effect.
+
+    Attributes:
         layer_weight: Weight of the states after each layer, >= 0.
         final_weight: Weight of the encoder's output, after its last norm, >= 0.
-        teacher: The dense model; None means the model itself without its adapter.
 
     Raises:
         ConfigError: If both weights are 0, or one is negative.
@@ -111,31 +134,20 @@ class Distillation(Objective):
         Our choice (docs/decisions/0007); the paper pretrains on the original objective.
     """
 
-    pad: Pad = default_data_collator
     layer_weight: float = 1.0
     final_weight: float = 1.0
-    teacher: PreTrainedModel | None = None
 
     def __post_init__(self) -> None:
         weights = self.layer_weight, self.final_weight
         if min(weights) < 0 or max(weights) == 0:
             raise ConfigError(
-                "layer_weight and final_weight must be at least 0 and one of them above, got "
+                "layer_weight and final_weight must be at least 0 and one of them above 0, got "
                 f"{weights[0]} and {weights[1]}."
             )
 
-    @property
-    def needs_frozen_backbone(self) -> bool:
-        """Whether no other model is the teacher."""
-        return self.teacher is None
-
-    def collate(self, examples: Examples, generator: torch.Generator) -> Batch:
-        """Pad the rows."""
-        return self.pad(examples)
-
     def loss(self, model: PreTrainedModel, batch: Batch) -> ObjectiveLoss:
-        """Run the model twice, dense and conditional, and compare."""
-        targets, final_target = _dense_states(model, self.teacher, batch)
+        """Run the model twice, dense and conditional, and compare the states."""
+        targets, final_target = self.teacher_states(model, batch)
         with record_routing(model) as routing:
             states, final_state = encoder_states(model, batch)
         mask = routing.token_mask
@@ -147,30 +159,26 @@ class Distillation(Objective):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedPatches(Objective):
-    """From an image with blank patches, predict the dense model's states of the whole image.
+class MaskedPatches(TeacherObjective):
+    """Predict the dense model's states of a whole image from the image with masked patches.
 
     The loss is the relative squared error of the encoder's output, as in `Distillation`, at the
-    blank patches and, with the same weight, at all other tokens.
+    masked patches and, with the same weight, at all other tokens. Masked patches are set to 0.
 
     Attributes:
         patch_size: Pixels along the side of a patch, as in the model's configuration.
-        masked_share: Share of the patches that are blank, in (0, 1).
-        pad: Makes a batch with `pixel_values` of encoded rows; by default they are stacked.
-        teacher: The dense model; None means the model itself without its adapter.
+        masked_share: Share of the patches that are masked, in (0, 1).
 
     Raises:
         ConfigError: If a number is out of range.
 
     Source:
-        Regression of a teacher's states from masked input: data2vec, arXiv:2202.03555. That the
-        teacher is the dense model is our choice (docs/decisions/0007).
+        Regression of a teacher's states from masked input: data2vec, arXiv:2202.03555. Taking the
+        dense model as the teacher is our choice (docs/decisions/0007).
     """
 
     patch_size: int
     masked_share: float = 0.4
-    pad: Pad = default_data_collator
-    teacher: PreTrainedModel | None = None
 
     def __post_init__(self) -> None:
         if self.patch_size < 1 or not 0 < self.masked_share < 1:
@@ -179,13 +187,8 @@ class MaskedPatches(Objective):
                 f"{self.patch_size} and {self.masked_share}."
             )
 
-    @property
-    def needs_frozen_backbone(self) -> bool:
-        """Whether no other model is the teacher."""
-        return self.teacher is None
-
     def collate(self, examples: Examples, generator: torch.Generator) -> Batch:
-        """Stack the images and choose the patches that are blank in each."""
+        """Stack the images and choose the patches to mask in each."""
         batch = dict(self.pad(examples))
         *_, height, width = batch["pixel_values"].shape
         rows, columns = height // self.patch_size, width // self.patch_size
@@ -195,16 +198,14 @@ class MaskedPatches(Objective):
         return batch
 
     def loss(self, model: PreTrainedModel, batch: Batch) -> ObjectiveLoss:
-        """Run the dense model on the images and the conditional one on what is left of them."""
-        images = self.inputs(batch)
-        patch_mask = batch[_PATCH_MASK]
-        _, target = _dense_states(model, self.teacher, images)
-        pixels = images["pixel_values"]
-        blank = patch_mask.repeat_interleave(self.patch_size, 1)
-        blank = blank.repeat_interleave(self.patch_size, 2)
-        blanked = pixels.clone()
-        blanked[..., : blank.shape[1], : blank.shape[2]].masked_fill_(blank.unsqueeze(1), 0)
-        _, states = encoder_states(model, images | {"pixel_values": blanked})
+        """Run the dense model on the images and the conditional one on the masked images."""
+        images, patch_mask = self.inputs(batch), batch[_PATCH_MASK]
+        _, target = self.teacher_states(model, images)
+        pixel_mask = patch_mask.repeat_interleave(self.patch_size, 1)
+        pixel_mask = pixel_mask.repeat_interleave(self.patch_size, 2).unsqueeze(1)
+        pixels = images["pixel_values"].clone()
+        pixels[..., : pixel_mask.shape[2], : pixel_mask.shape[3]].masked_fill_(pixel_mask, 0)
+        _, states = encoder_states(model, images | {"pixel_values": pixels})
         patches = patch_mask.flatten(1)
         # Patches are the last tokens; CLS and registers come before them.
         is_masked = nn.functional.pad(patches, (states.shape[1] - patches.shape[1], 0))
@@ -215,23 +216,19 @@ class MaskedPatches(Objective):
         )
 
 
+@dataclass(frozen=True)
 class ModelLoss(Objective):
-    """The loss that a model computes from its own labels, for example Whisper's on transcripts.
+    """The model's own loss, from `labels`: for example Whisper's on transcripts.
 
-    Args:
-        pad: Makes a batch with `labels` of encoded rows; by default they are stacked.
+    Attributes:
+        pad: Makes a batch with `labels` of encoded examples; by default they are stacked.
     """
 
-    def __init__(self, pad: Pad = default_data_collator) -> None:
-        self.pad = pad
+    pad: Pad = default_data_collator
 
     def collate(self, examples: Examples, generator: torch.Generator) -> Batch:
-        """Pad the rows."""
+        """Pad the examples."""
         return self.pad(examples)
-
-    def loss(self, model: PreTrainedModel, batch: Batch) -> ObjectiveLoss:
-        """Run the model."""
-        return own_loss(model, batch)
 
 
 def relative_error(
@@ -242,8 +239,8 @@ def relative_error(
     """Return `sum |states - target|^2 / sum |target|^2` over valid tokens, in float32.
 
     Args:
-        states: What a model computes.
-        target: What it should compute.
+        states: Hidden states of the student.
+        target: Hidden states of the teacher.
         token_mask: True for the tokens that count; None means all.
 
     Returns:
@@ -257,42 +254,9 @@ def relative_error(
 
 
 def encoder_states(model: PreTrainedModel, batch: Batch) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Run the encoder.
-
-    Args:
-        model: A transformers model, dense or conditional.
-        batch: Its arguments; of an encoder-decoder model those of the encoder.
-
-    Returns:
-        The states before and after each layer, and the encoder's output.
-    """
+    """Run the encoder; return the states before and after each layer, and the output."""
     sites = find_sites(model)
     has_decoder = sites.config.is_encoder_decoder
     encoder: Any = sites.encoder if has_decoder else sites.inner.base_model
     output = encoder(**batch, output_hidden_states=True)
     return output.hidden_states, output.last_hidden_state
-
-
-@torch.no_grad()
-def _dense_states(
-    model: PreTrainedModel, teacher: PreTrainedModel | None, batch: Batch
-) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Run the teacher, without dropout."""
-    if teacher is not None:
-        return encoder_states(teacher.eval().to(model.device), batch)
-    with without_adapter(model), evaluating(model):
-        return encoder_states(model, batch)
-
-
-def own_loss(model: PreTrainedModel, batch: Batch) -> ObjectiveLoss:
-    """Return the loss that a model computes from `labels`.
-
-    Args:
-        model: A model with a head.
-        batch: Its arguments.
-
-    Returns:
-        The loss.
-    """
-    output: Any = model(**batch)
-    return ObjectiveLoss(output.loss)

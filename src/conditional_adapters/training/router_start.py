@@ -1,22 +1,20 @@
-"""Where routers start: at tokens whose update in the frozen layers is hard to predict.
+"""Initialise routers at salient tokens: those whose update in the frozen layers is hard to predict.
 
-The light branch of a skipped token has to stand in for the frozen layers. Where a linear map of the
-token's own state already predicts what the layers would add to it (silence, an empty background,
-punctuation), a small adapter can do that; where it does not, the token needs the layers. So the
-salience of a token is
+The light branch replaces the frozen layers for skipped tokens. Where a linear map of the token's
+own state predicts the update of the layers well (silence, an empty background, punctuation), a
+small adapter can do that; where it does not, the token needs the layers. The salience of a token is
 
     a(token) = mean over layers of log |U - linear prediction of U from N|^2,
 
-with U the layer's update and N the normalised state that the router reads, and each router starts
-at the linear map of its own N that comes nearest to it. All start towards one salience, because
-layers that choose different tokens do not read what the others write (docs/decisions/0003).
+where U is the layer's update and N the normalised state that the router reads. Each router starts
+at the linear map of its own N that fits the salience best. All routers fit the same salience,
+because layers that choose different tokens do not read each other's output (docs/decisions/0003).
 
-Two passes over a few batches through the dense layers, sums of products, no gradients.
+It takes two passes over a few batches through the dense layers, without gradients.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import cast
 
@@ -27,31 +25,30 @@ from transformers import PreTrainedModel
 
 from ..analysis import record_routing
 from ..analysis._modes import evaluating, keeping_reduction_factor
-from ..analysis.routing import RoutingRecord
 from ..errors import ConfigError
 from ..model.attach import set_reduction_factor
 from ..model.attachment import active_adapter, conditional_layers
-from ..modules import ConditionalLayer, Router, layer_states
+from ..modules import ConditionalLayer, layer_states
 from .objectives import Batch, encoder_states
 
-_RIDGE = 1e-2  # of the mean variance of the states' coordinates; our choice
+_RIDGE = 1e-2  # of the mean variance of the state coordinates; our choice
 
 
 def start_routers(model: PreTrainedModel, batches: Sequence[Batch]) -> tuple[float, ...]:
-    """Point the routers of the active adapter at salient tokens; the module says at which.
+    """Initialise the routers of the active adapter at salient tokens.
 
     Args:
-        model: A conditional model, its active adapter fresh and with learned routers. The weights
-            of the routers change, nothing else.
-        batches: A few batches of the model's arguments, some thousand tokens in all. Padding does
-            not count. They are read twice.
+        model: A conditional model whose active adapter is untrained and has learned routers. Only
+            the weights of the routers change.
+        batches: A few batches of the model's arguments, some thousand tokens in total without
+            padding. They are read twice.
 
     Returns:
         For each layer with a router, in order, the squared correlation of its scores with the
         salience, from 0 to 1. Scores have a standard deviation of 1.
 
     Raises:
-        ConfigError: If no router is learned, or the batches hold too few tokens.
+        ConfigError: If no router is learned, or the batches have too few tokens.
         AttachmentError: If the model has no active adapter.
 
     Source:
@@ -65,64 +62,45 @@ def start_routers(model: PreTrainedModel, batches: Sequence[Batch]) -> tuple[flo
     }
     if not routers:
         raise ConfigError(
-            "no layer of the active adapter has a learned router to start. Attach one with "
-            "router_kind='learned', or leave out the salient start."
+            "the active adapter has no learned router to start at salient tokens. Attach it with "
+            "router_kind='learned', or do not use the salient start."
         )
     updates = {index: _Regression() for index in routers}
     saliences = {index: _Regression() for index in routers}
-    with _observing(model, routers) as observed, torch.no_grad():
+    explained = []
+    with evaluating(model), keeping_reduction_factor(model), torch.no_grad():
+        set_reduction_factor(model, 1)
         for batch in batches:
-            encoder_states(model, batch)
-            for index, (states, update) in observed.take().items():
+            for index, (states, update) in _layer_updates(model, routers, batch).items():
                 updates[index].add(states, update)
         if min(regression.count for regression in updates.values()) < 2:
             raise ConfigError(
-                "the routers' start needs at least 2 tokens (some thousand are sensible). Give "
-                "more rows."
+                "the salient start of routers needs at least 2 tokens; some thousand are "
+                "sensible. Pass more rows."
             )
-        maps = {index: regression.solve() for index, regression in updates.items()}
+        for regression in updates.values():
+            regression.solve()
         for batch in batches:
-            encoder_states(model, batch)
-            seen = observed.take()
-            salience = _salience([maps[index].residual(*seen[index]) for index in seen])
-            for index, (states, _) in seen.items():
-                saliences[index].add(states, salience)
-    explained = []
-    for index, router in routers.items():
-        fitted = saliences[index].solve()
-        weight = fitted.weight.squeeze(-1)
-        spread = (weight @ fitted.covariance @ weight).sqrt().clamp_min(1e-12)
-        explained.append(fitted.explained)
-        with torch.no_grad():
-            router.weight.copy_(weight / spread)
+            layers = _layer_updates(model, routers, batch)
+            errors = [updates[index].squared_error(*layers[index]) for index in layers]
+            salience = torch.stack([e.clamp_min(1e-30).log() for e in errors]).mean(0)
+            for index, (states, _) in layers.items():
+                saliences[index].add(states, salience.unsqueeze(-1))
+        for index, router in routers.items():
+            explained.append(saliences[index].solve())
+            weight, covariance = saliences[index].weight.squeeze(-1), saliences[index].covariance
+            deviation = (weight @ covariance @ weight).sqrt().clamp_min(1e-12)
+            router.weight.copy_(weight / deviation)
     return tuple(explained)
 
 
-def _salience(residuals: Sequence[Float[Tensor, " tokens"]]) -> Float[Tensor, "tokens 1"]:
-    """Return the mean over layers; their scales only shift a logarithm."""
-    return torch.stack([r.clamp_min(1e-30).log() for r in residuals]).mean(0).unsqueeze(-1)
-
-
-@dataclass
-class _Fit:
-    """A linear map from states to targets, with what it was fitted to."""
+class _Regression:
+    """Ridge regression of targets on states with an intercept, from accumulated moments."""
 
     weight: Float[Tensor, "hidden targets"]
     mean: Float[Tensor, " hidden"]
     target_mean: Float[Tensor, " targets"]
     covariance: Float[Tensor, "hidden hidden"]
-    explained: float  # share of the targets' variance, 0 to 1
-
-    def residual(
-        self, states: Float[Tensor, "tokens hidden"], target: Float[Tensor, "tokens targets"]
-    ) -> Float[Tensor, " tokens"]:
-        """Return the squared length of what the map leaves of each target."""
-        predicted = (states.double() - self.mean) @ self.weight
-        return (target.double() - self.target_mean - predicted).square().sum(-1)
-
-
-class _Regression:
-    """Sums of products, from which a ridge regression with an intercept is solved."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -131,7 +109,6 @@ class _Regression:
     def add(
         self, states: Float[Tensor, "tokens hidden"], target: Float[Tensor, "tokens targets"]
     ) -> None:
-        """Take more tokens into account."""
         states, target = states.double(), target.double()
         self.count += len(states)
         new = {
@@ -143,56 +120,45 @@ class _Regression:
         }
         self.sums = {key: self.sums.get(key, 0) + value for key, value in new.items()}
 
-    def solve(self) -> _Fit:
-        """Return the best linear map, shrunk a little for directions that hardly vary."""
-        mean, target_mean = self.sums["states"] / self.count, self.sums["target"] / self.count
-        covariance = self.sums["gram"] / self.count - mean.outer(mean)
-        cross = self.sums["cross"] / self.count - mean.outer(target_mean)
-        variance = self.sums["square"] / self.count - target_mean.square().sum()
-        ridge = _RIDGE * covariance.diagonal().mean().clamp_min(1e-12)
-        identity = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
-        weight = torch.linalg.solve(covariance + ridge * identity, cross)
-        fitted = (weight * (2 * cross - covariance @ weight)).sum()
-        explained = float(fitted / variance.clamp_min(1e-30))
-        return _Fit(weight, mean, target_mean, covariance, explained)
+    def solve(self) -> float:
+        """Fit the weight; return the explained share of the targets' variance, 0 to 1."""
+        moments = {key: value / self.count for key, value in self.sums.items()}
+        self.mean, self.target_mean = moments["states"], moments["target"]
+        self.covariance = moments["gram"] - self.mean.outer(self.mean)
+        cross = moments["cross"] - self.mean.outer(self.target_mean)
+        variance = moments["square"] - self.target_mean.square().sum()
+        ridge = _RIDGE * self.covariance.diagonal().mean().clamp_min(1e-12)
+        identity = torch.eye(len(self.mean), dtype=self.mean.dtype, device=self.mean.device)
+        self.weight = torch.linalg.solve(self.covariance + ridge * identity, cross)
+        fitted = (self.weight * (2 * cross - self.covariance @ self.weight)).sum()
+        return float(fitted / variance.clamp_min(1e-30))
+
+    def squared_error(
+        self, states: Float[Tensor, "tokens hidden"], target: Float[Tensor, "tokens targets"]
+    ) -> Float[Tensor, " tokens"]:
+        predicted = (states.double() - self.mean) @ self.weight
+        return (target.double() - self.target_mean - predicted).square().sum(-1)
 
 
-@dataclass
-class _Observed:
-    """States and updates of the valid tokens of the latest forward pass, by layer."""
+def _layer_updates(
+    model: PreTrainedModel, indices: Iterable[int], batch: Batch
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """Run the encoder; return normalised states and updates of the valid tokens by layer."""
+    found: dict[int, tuple[Tensor, Tensor]] = {}
 
-    routing: RoutingRecord
-    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-    def store(
-        self, index: int, layer: nn.Module, inputs: tuple[Tensor, ...], output: object
-    ) -> None:
-        """Keep what a layer read and what it changed; of a shared layer, in its first use."""
-        states = cast("ConditionalLayer", layer).coda_normalise(inputs[0])
-        update = layer_states(output) - inputs[0]
-        mask = self.routing.token_mask
+    def store(index: int, layer: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+        norm = cast("ConditionalLayer", layer).coda_norm
+        states = inputs[0] if norm is None else norm(inputs[0])
+        mask = routing.token_mask
         if mask is None:
             mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-        self.layers.setdefault(index, (states[mask], update[mask]))
+        # Of a shared layer, the first application counts.
+        found.setdefault(index, (states[mask], (layer_states(output) - inputs[0])[mask]))
 
-    def take(self) -> dict[int, tuple[Tensor, Tensor]]:
-        """Return what was observed, and forget it."""
-        taken, self.layers = self.layers, {}
-        return taken
-
-
-@contextmanager
-def _observing(model: PreTrainedModel, layers: dict[int, Router]) -> Iterator[_Observed]:
-    """Run every token through every layer, and see what the layers do."""
-    with evaluating(model), keeping_reduction_factor(model), record_routing(model) as routing:
-        set_reduction_factor(model, 1)
-        observed = _Observed(routing)
-        every = conditional_layers(model)
-        handles = [
-            every[index].register_forward_hook(partial(observed.store, index)) for index in layers
-        ]
-        try:
-            yield observed
-        finally:
-            for handle in handles:
-                handle.remove()
+    layers = conditional_layers(model)
+    with record_routing(model) as routing, ExitStack() as hooks:
+        for index in indices:
+            handle = layers[index].register_forward_hook(partial(store, index))
+            hooks.callback(handle.remove)
+        encoder_states(model, batch)
+    return found

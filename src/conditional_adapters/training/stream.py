@@ -1,8 +1,8 @@
-"""Rows for a training that counts steps: endless, shuffled, and able to start anywhere.
+"""An endless, shuffled stream of encoded examples that can start at any position.
 
-Which row comes at which place is a function of the seed alone. So a resumed run starts at the place
-where the interrupted one stopped; rows before it are not encoded again, and of a `Dataset` not even
-read.
+The example at each position depends on the seed alone. A resumed run therefore starts at the
+position where the interrupted one stopped. Earlier rows are not encoded again, and those of a
+`Dataset` are not even read.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     import datasets
 
 Columns = Mapping[str, Sequence[Any]]
-POSITION = "coda_position"  # the place of an example in the training, from 0
+POSITION = "coda_position"  # key of an example's position in the training, from 0
 
 
 class EndlessRows(IterableDataset[dict[str, Any]]):
-    """Pass after pass over a data set, each in another order.
+    """Epoch after epoch of a data set, each in a different order.
 
     Args:
-        rows: A `datasets.Dataset`, shuffled as a whole; or anything else that can be iterated over
-            again and again and gives mappings, shuffled within a window.
-        encode: Turns columns of rows into columns of model input; None if they are that already.
-        seed: Of the order, >= 0.
-        window: Rows in memory from which the next one is chosen, >= 1; 1 keeps the order.
-        chunk: Rows that are encoded at a time.
-        first: Place of the first row.
+        rows: A `datasets.Dataset`, shuffled as a whole; or any iterable of mappings that can be
+            iterated over repeatedly, shuffled within a window.
+        encode: Turns columns of rows into columns of model input; None if no encoding is needed.
+        seed: Seed of the order, >= 0.
+        window: Rows in memory from which the next one is drawn, >= 1; 1 keeps the order.
+        chunk: Rows to encode at a time.
+        first: Position of the first example.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class EndlessRows(IterableDataset[dict[str, Any]]):
         self.seed, self.window, self.chunk, self.first = seed, window, chunk, first
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Give encoded rows, each with its place, for ever."""
+        """Yield encoded examples with their positions, without end."""
         position = self.first
         for columns in self._chunks():
             encoded = columns if self.encode is None else self.encode(columns)
@@ -66,7 +66,7 @@ class EndlessRows(IterableDataset[dict[str, Any]]):
             yield {name: [row[name] for row in chunk] for name in chunk[0]}
 
     def _stored_chunks(self, rows: "datasets.Dataset") -> Iterator[Columns]:
-        _require_rows(is_any=len(rows) > 0)
+        _refuse_empty(len(rows))
         first_epoch, start = divmod(self.first, len(rows))
         for epoch in count(first_epoch):
             order = np.random.default_rng((self.seed, epoch)).permutation(len(rows)).tolist()
@@ -75,7 +75,7 @@ class EndlessRows(IterableDataset[dict[str, Any]]):
             start = 0
 
     def _shuffled(self) -> Iterator[Mapping[str, Any]]:
-        """Keep a window of rows and let a random one go for each that comes."""
+        """Keep a window of rows; each new row replaces a random one, which is yielded."""
         for epoch in count():
             rng = np.random.default_rng((self.seed, epoch))
             window: list[Mapping[str, Any]] = []
@@ -83,16 +83,16 @@ class EndlessRows(IterableDataset[dict[str, Any]]):
                 if len(window) < self.window:
                     window.append(row)
                     continue
-                place = int(rng.integers(self.window))
-                leaving, window[place] = window[place], row
-                yield leaving
-            _require_rows(is_any=len(window) > 0)
-            yield from (window[place] for place in rng.permutation(len(window)))
+                index = int(rng.integers(self.window))
+                yield window[index]
+                window[index] = row
+            _refuse_empty(len(window))
+            yield from (window[index] for index in rng.permutation(len(window)))
 
 
-def _require_rows(*, is_any: bool) -> None:
-    if not is_any:
+def _refuse_empty(num_rows: int) -> None:
+    if not num_rows:
         raise DataError(
-            "the data set gave no row. Check the source; an iterator that can be read only once "
-            "is no data set, wrap what makes it in datasets.IterableDataset.from_generator."
+            "the data set has no rows. Check the source. An iterator that can be read only once is "
+            "not a data set: wrap its source in datasets.IterableDataset.from_generator."
         )

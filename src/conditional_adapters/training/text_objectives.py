@@ -1,4 +1,4 @@
-"""The objectives that text models were pretrained with: fill the gaps, by the model's own head."""
+"""Objectives that text models were pretrained with: predict masked text with the model's head."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,13 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     DataCollatorForLanguageModeling,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from ..errors import ConfigError
-from .objectives import Batch, Examples, Objective, ObjectiveLoss, own_loss
+from .objectives import Batch, Examples, Objective
 
-_IGNORED = -100  # label of a token that no loss counts
+_IGNORED = -100  # label of a token that does not count in the loss
 
 
 class MaskedLanguageModelling(Objective):
@@ -22,8 +21,8 @@ class MaskedLanguageModelling(Objective):
 
     Args:
         tokenizer: Of a model with a masked-language head; it has a mask token.
-        masked_share: Share of the tokens that are to be predicted, in (0, 1); 80 % of them are
-            masked, 10 % replaced by others and 10 % left.
+        masked_share: Share of the tokens to predict, in (0, 1). Of these 80 % are masked, 10 %
+            replaced by random tokens and 10 % unchanged.
 
     Raises:
         ConfigError: If the tokenizer has no mask token or the share is out of range.
@@ -42,7 +41,7 @@ class MaskedLanguageModelling(Objective):
         self.masker = DataCollatorForLanguageModeling(tokenizer, mlm_probability=masked_share)
 
     def collate(self, examples: Examples, generator: torch.Generator) -> Batch:
-        """Pad the rows and mask tokens; at least one in the batch."""
+        """Pad the examples and mask tokens, at least one in the batch."""
         self.masker.generator = generator
         for _ in range(100):
             batch = dict(self.masker(list(examples)))
@@ -50,13 +49,9 @@ class MaskedLanguageModelling(Objective):
                 break
         return batch
 
-    def loss(self, model: PreTrainedModel, batch: Batch) -> ObjectiveLoss:
-        """Run the model with its head."""
-        return own_loss(model, batch)
-
 
 class SpanCorruption(Objective):
-    """Replace spans of tokens by sentinels and let the decoder write them, as T5 was pretrained.
+    """Replace spans of tokens by sentinels, and let the decoder write them, as in T5.
 
     Args:
         tokenizer: It has the sentinels `<extra_id_0>`, `<extra_id_1>`, ...
@@ -67,7 +62,7 @@ class SpanCorruption(Objective):
         ConfigError: If the tokenizer has no sentinels or a number is out of range.
 
     Source:
-        T5, arXiv:1910.10683: 15 % in spans of 3, a text starting outside a span.
+        T5, arXiv:1910.10683: 15 % in spans of 3; a text starts outside a span.
     """
 
     def __init__(
@@ -88,40 +83,39 @@ class SpanCorruption(Objective):
         _check_share("corrupted_share", corrupted_share)
         if mean_length < 1:
             raise ConfigError(f"mean_length must be at least 1, got {mean_length}.")
-        self.sentinels, self.corrupted_share, self.mean_length = (
-            sentinels, corrupted_share, mean_length,
-        )  # fmt: skip
+        self.sentinels = sentinels
+        self.corrupted_share, self.mean_length = corrupted_share, mean_length
         self.pad_token, self.end_token = tokenizer.pad_token_id, tokenizer.eos_token_id
 
     def collate(self, examples: Examples, generator: torch.Generator) -> Batch:
-        """Corrupt the rows and pad what is left and what is to be written."""
+        """Corrupt the examples and pad inputs and labels."""
         seed = int(torch.randint(2**62, (), generator=generator))
         rng = np.random.default_rng(seed)
         pairs = [self.corrupt(list(example["input_ids"]), rng) for example in examples]
-        input_ids = _pad_right([left for left, _ in pairs], self.pad_token)
-        lengths = torch.tensor([len(left) for left, _ in pairs])
+        input_ids = _pad_right([tokens for tokens, _ in pairs], self.pad_token)
+        lengths = torch.tensor([len(tokens) for tokens, _ in pairs])
         return {
             "input_ids": input_ids,
             "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
-            "labels": _pad_right([written for _, written in pairs], _IGNORED),
+            "labels": _pad_right([labels for _, labels in pairs], _IGNORED),
         }
 
     def corrupt(self, tokens: list[int], rng: np.random.Generator) -> tuple[list[int], list[int]]:
-        """Split a text into what the encoder reads and what the decoder writes.
+        """Split a text into the input of the encoder and the labels of the decoder.
 
         Args:
             tokens: A text, with or without the end token.
             rng: Chooses the spans.
 
         Returns:
-            The text with sentinels in place of spans, and the spans, each behind its sentinel;
-            both with the end token. A text of one token is only read.
+            The text with sentinels in place of spans, and the spans, each after its sentinel; both
+            with the end token. A text of one token is not corrupted.
         """
         tokens = tokens[:-1] if tokens[-1:] == [self.end_token] else tokens
         size = len(tokens)
         num_corrupted = min(max(round(size * self.corrupted_share), 1), size - 1)
-        left: list[int] = []
-        written: list[int] = []
+        inputs: list[int] = []
+        labels: list[int] = []
         if num_corrupted < 1:
             return [*tokens, self.end_token], [self.end_token]
         limit = min(num_corrupted, size - num_corrupted, len(self.sentinels))
@@ -130,14 +124,10 @@ class SpanCorruption(Objective):
         span_lengths = _random_lengths(num_corrupted, num_spans, rng)
         start = 0
         for sentinel, kept, span in zip(self.sentinels, kept_lengths, span_lengths, strict=False):
-            left += [*tokens[start : start + kept], sentinel]
-            written += [sentinel, *tokens[start + kept : start + kept + span]]
+            inputs += [*tokens[start : start + kept], sentinel]
+            labels += [sentinel, *tokens[start + kept : start + kept + span]]
             start += kept + span
-        return [*left, self.end_token], [*written, self.end_token]
-
-    def loss(self, model: PreTrainedModel, batch: Batch) -> ObjectiveLoss:
-        """Run encoder and decoder."""
-        return own_loss(model, batch)
+        return [*inputs, self.end_token], [*labels, self.end_token]
 
 
 def _check_share(name: str, value: float) -> None:
@@ -145,12 +135,12 @@ def _check_share(name: str, value: float) -> None:
         raise ConfigError(f"{name} must be between 0 and 1, got {value}.")
 
 
-def _random_lengths(total: int, parts: int, rng: np.random.Generator) -> list[int]:
-    """Divide a number into positive parts, every division being equally likely."""
-    cuts = np.sort(rng.choice(total - 1, parts - 1, replace=False)) + 1
+def _random_lengths(total: int, num_spans: int, rng: np.random.Generator) -> list[int]:
+    """Divide a number into positive summands, uniformly over all divisions."""
+    cuts = np.sort(rng.choice(total - 1, num_spans - 1, replace=False)) + 1
     return [int(n) for n in np.diff([0, *cuts, total])]
 
 
-def _pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    tensors = [torch.tensor(row, dtype=torch.int64) for row in rows]
+def _pad_right(sequences: Sequence[Sequence[int]], value: int) -> Tensor:
+    tensors = [torch.tensor(sequence, dtype=torch.int64) for sequence in sequences]
     return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)

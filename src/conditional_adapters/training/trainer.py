@@ -1,15 +1,14 @@
-"""What all training here has in common: transformers' Trainer, taught what an adapter needs.
+"""Trainer of transformers, extended for conditional adapters, and the settings of all training.
 
-`ConditionalTrainer` gives routers and backbone learning rates of their own, logs how the routers
-behave, and keeps checkpoints small: they hold what trains, and nothing of the frozen model. A
-checkpoint counts only once it is complete, so a kill while one is written costs that one.
+`ConditionalTrainer` has separate learning rates for routers and backbone, logs router statistics,
+and writes small checkpoints: trainable parameters and buffers only, nothing of the frozen model.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -31,124 +30,72 @@ _STATE_FILE = "trainer_state.json"  # the last file that Trainer writes into a c
 _TENSORS_FILE = "model.safetensors"
 
 
-class OptimiserSettings(Protocol):
-    """The settings that fine-tuning and pretraining share."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimiserSettings(ABC):
+    """Settings that fine-tuning and pretraining share."""
 
-    @property
-    def batch_size(self) -> int:
-        """Rows per step."""
+    learning_rate: float  # peak, of adapters, norms and head, > 0
+    router_learning_rate: float  # peak, of routers, > 0
+    batch_size: int = 8  # examples per step, >= 1
+    schedule: str = "linear"  # of transformers: "linear", "cosine", "constant", ...
+    warmup: float = 0.06  # share of the steps, in [0, 1)
+    weight_decay: float = 0.0  # >= 0
+    seed: int = 0  # of order, dropout, masks and sampled reduction factors
+    gradient_checkpointing: bool = False  # less memory, a second forward pass per step
+    bf16: bool = False  # mixed precision, if the hardware supports it
 
-    @property
-    def learning_rate(self) -> float:
-        """Peak learning rate of adapters, norms and head."""
+    @abstractmethod
+    def _limits(self) -> dict[str, tuple[bool, str]]:
+        """For each field of the subclass, whether its value is valid and what is allowed."""
 
-    @property
-    def router_learning_rate(self) -> float:
-        """Peak learning rate of routers."""
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        limits = {
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "learning_rate": (self.learning_rate > 0, "above 0"),
+            "router_learning_rate": (self.router_learning_rate > 0, "above 0"),
+            "weight_decay": (self.weight_decay >= 0, "at least 0"),
+            "warmup": (0 <= self.warmup < 1, "in [0, 1)"),
+            **self._limits(),
+        }
+        for name, (is_valid, allowed) in limits.items():
+            if not is_valid:
+                raise ConfigError(f"{name} must be {allowed}, got {getattr(self, name)!r}.")
 
-    @property
-    def schedule(self) -> str:
-        """Name of a learning rate schedule of transformers."""
-
-    @property
-    def warmup(self) -> float:
-        """Share of the steps, in [0, 1)."""
-
-    @property
-    def weight_decay(self) -> float:
-        """Weight decay, >= 0."""
-
-    @property
-    def seed(self) -> int:
-        """Seed of dropout and order."""
-
-    @property
-    def gradient_checkpointing(self) -> bool:
-        """Whether to recompute activations in the backward pass."""
-
-    @property
-    def bf16(self) -> bool:
-        """Whether to train in mixed precision."""
-
-
-def check_settings(settings: OptimiserSettings, more: Mapping[str, tuple[bool, str]]) -> None:
-    """Refuse settings outside their range.
-
-    Args:
-        settings: What to check.
-        more: For further fields, whether the value is valid and what is allowed.
-
-    Raises:
-        ConfigError: If a value is outside its range.
-    """
-    limits = {
-        "batch_size": (settings.batch_size >= 1, "at least 1"),
-        "learning_rate": (settings.learning_rate > 0, "above 0"),
-        "router_learning_rate": (settings.router_learning_rate > 0, "above 0"),
-        "weight_decay": (settings.weight_decay >= 0, "at least 0"),
-        "warmup": (0 <= settings.warmup < 1, "in [0, 1)"),
-        **more,
-    }
-    for name, (is_valid, allowed) in limits.items():
-        if not is_valid:
-            raise ConfigError(f"{name} must be {allowed}, got {getattr(settings, name)!r}.")
+    def trainer_arguments(
+        self,
+        output: Path,
+        *,
+        num_steps: int,
+        **more: Any,  # noqa: ANN401
+    ) -> TrainingArguments:
+        """Translate the settings into arguments of Trainer; `more` are further ones."""
+        return TrainingArguments(
+            output_dir=str(output),
+            per_device_train_batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            lr_scheduler_type=self.schedule,
+            warmup_steps=round(self.warmup * num_steps),
+            weight_decay=self.weight_decay,
+            seed=self.seed,
+            data_seed=self.seed,
+            activation_checkpointing=self.gradient_checkpointing,
+            bf16=self.bf16,
+            save_total_limit=1,
+            report_to=["tensorboard"],
+            remove_unused_columns=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            **more,
+        )
 
 
-def trainer_arguments(
-    output: Path,
-    settings: OptimiserSettings,
-    *,
-    num_steps: int,
-    **more: Any,  # noqa: ANN401
-) -> TrainingArguments:
-    """Translate settings into those of Trainer.
-
-    Args:
-        output: Folder for checkpoints and the TensorBoard log.
-        settings: How to train.
-        num_steps: Steps of the whole training.
-        **more: Further arguments of `TrainingArguments`.
-
-    Returns:
-        The arguments.
-    """
-    return TrainingArguments(
-        output_dir=str(output),
-        per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.schedule,
-        warmup_steps=round(settings.warmup * num_steps),
-        weight_decay=settings.weight_decay,
-        seed=settings.seed,
-        data_seed=settings.seed,
-        activation_checkpointing=settings.gradient_checkpointing,
-        bf16=settings.bf16,
-        save_total_limit=1,
-        report_to=["tensorboard"],
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        **more,
-    )
-
-
-def checkpoint_to_resume(output: Path, *, is_wanted: bool) -> str | None:
-    """Find the last complete checkpoint.
-
-    Args:
-        output: The folder of the training.
-        is_wanted: Whether to resume at all.
-
-    Returns:
-        The path of the checkpoint; None if it is not wanted.
-
-    Raises:
-        ConfigError: If there is nothing to resume from.
-    """
-    if not is_wanted:
-        return None
+def last_checkpoint(output: Path) -> str:
+    """Find the last complete checkpoint; a process may be killed while it writes one."""
     complete = [path for path in output.glob("checkpoint-*") if _is_complete(path)]
     if not complete:
-        raise ConfigError(f"nothing to resume: {output} has no checkpoint. Leave out --resume.")
+        raise ConfigError(
+            f"nothing to resume: {output} has no complete checkpoint. Leave out --resume."
+        )
     return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2])))
 
 
@@ -161,7 +108,7 @@ def _is_complete(checkpoint: Path) -> bool:
 
 
 class _Progress(ProgressCallback):
-    """Trainer's progress bar, with the loss on the bar instead of in lines on standard output."""
+    """Progress bar of Trainer that shows the loss, instead of log lines on standard output."""
 
     def on_log(
         self,
@@ -180,9 +127,9 @@ class ConditionalTrainer(Trainer):
 
     Args:
         *args: As `Trainer`.
-        router_learning_rate: Peak learning rate of the routers; None means that of the rest.
-        backbone_learning_rate: Peak learning rate of the pretrained parameters, where they train;
-            None means that of the rest.
+        router_learning_rate: Peak learning rate of the routers; None means `learning_rate`.
+        backbone_learning_rate: Peak learning rate of pretrained parameters, if they are trainable;
+            None means `learning_rate`.
         **kwargs: As `Trainer`.
     """
 
@@ -202,7 +149,7 @@ class ConditionalTrainer(Trainer):
         self.add_callback(_Progress)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Make Trainer's optimiser, then give routers and backbone groups of their own."""
+        """Create Trainer's optimiser, then split routers and backbone into separate groups."""
         is_new = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         if not is_new:
@@ -221,7 +168,7 @@ class ConditionalTrainer(Trainer):
         return optimizer
 
     def _override(self, name: str) -> dict[str, float]:
-        """Return what sets a parameter apart from the others of its group."""
+        """Options of the optimiser for a parameter, if they differ from those of its group."""
         if ".router." in name and self.router_learning_rate is not None:
             return {"lr": self.router_learning_rate, "weight_decay": 0.0}
         is_new = ".coda_adapters." in name or ".coda_copies." in name
@@ -230,14 +177,15 @@ class ConditionalTrainer(Trainer):
         return {}
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
-        """Do a step; if it will be logged, look at the routers."""
+        """Run a step, and record the routing if the step will be logged."""
         is_logged = (self.state.global_step + 1) % self.state.logging_steps == 0
         attachment = get_attachment(self.model) if is_attached(self.model) else None
+        loss: Tensor
         if not is_logged or attachment is None or attachment.active is None:
-            unseen: Tensor = super().training_step(*args, **kwargs)
-            return unseen
+            loss = super().training_step(*args, **kwargs)
+            return loss
         with record_routing(self.model) as routing:
-            loss: Tensor = super().training_step(*args, **kwargs)
+            loss = super().training_step(*args, **kwargs)
         self._router_statistics = router_statistics(
             routing.layers,
             epsilon=attachment.configs[attachment.active].epsilon,
@@ -246,7 +194,7 @@ class ConditionalTrainer(Trainer):
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add what the routers did to the logs of a step."""
+        """Add router statistics to the log of a step."""
         if "loss" in logs and self._router_statistics is not None:
             for name, value in asdict(self._router_statistics).items():
                 if value is not None and math.isfinite(value):
@@ -255,7 +203,7 @@ class ConditionalTrainer(Trainer):
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: object = None) -> None:
-        """Write what trains into a checkpoint."""
+        """Write the trained tensors of a checkpoint."""
         target = Path(output_dir or self.args.output_dir)
         target.mkdir(parents=True, exist_ok=True)
         tensors = {k: v.detach().cpu().clone() for k, v in _trained_tensors(self.model).items()}
@@ -264,15 +212,15 @@ class ConditionalTrainer(Trainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        """Read what trains from a checkpoint."""
+        """Read the trained tensors of a checkpoint."""
         stored = load_file(Path(resume_from_checkpoint) / _TENSORS_FILE)
         tensors = _trained_tensors(model or self.model)
         shapes = {key: tensor.shape for key, tensor in tensors.items()}
         if {key: tensor.shape for key, tensor in stored.items()} != shapes:
             raise CheckpointError(
-                f"{resume_from_checkpoint} holds {len(stored)} tensors, which are not the "
-                f"{len(tensors)} that train now. Resume with the model and the options of the "
-                "interrupted run, or leave out --resume."
+                f"{resume_from_checkpoint} holds {len(stored)} tensors, whose names or shapes are "
+                f"not those of the {len(tensors)} tensors that train now. Use the model and the "
+                "options of the interrupted run, or leave out --resume."
             )
         with torch.no_grad():
             for key, tensor in tensors.items():
@@ -280,7 +228,7 @@ class ConditionalTrainer(Trainer):
 
 
 def _trained_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return what training changes: trainable parameters, and buffers such as running means."""
+    """Trainable parameters, and buffers such as running means, by name."""
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     tensors = {k: v for k, v in model.state_dict().items() if k not in parameters}
     return tensors | {name: p for name, p in model.named_parameters() if p.requires_grad}

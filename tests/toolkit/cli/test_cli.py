@@ -78,8 +78,8 @@ def test_evaluating_the_saved_adapter_gives_an_independent_count(trained, folder
     for row in predictions:
         assert sum(row["scores"].values()) == pytest.approx(1, abs=1e-4)
         assert max(row["scores"], key=row["scores"].get) == row["label"]
-    packed = run("predict", *arguments, "--text-column", "words", "--packed").stdout.splitlines()
-    for row, line in zip(predictions, packed, strict=True):
+    prepacked = run("predict", *arguments, "--text-column", "words", "--prepacked").stdout
+    for row, line in zip(predictions, prepacked.splitlines(), strict=True):
         assert json.loads(line)["scores"] == pytest.approx(row["scores"], abs=1e-4)
 
 
@@ -164,7 +164,7 @@ def test_the_benchmark_runs_small_batches_dense_if_asked(folder) -> None:
     assert report["setting"].endswith("sdpa, dense below 49 tokens")
     assert report["rows"][2]["flop_ratio"] == 1
     report = json.loads(run(*bench, "--dense-below", 48, "--packed").stdout)
-    assert report["setting"].endswith("sdpa, packed weights, dense below 48 tokens")
+    assert report["setting"].endswith("sdpa, prepacked weights, dense below 48 tokens")
     assert report["rows"][2]["flop_ratio"] > 1
 
 

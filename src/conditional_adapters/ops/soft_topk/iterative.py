@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ._rows import prepare_rows
+from ._problem import prepare_problem
 
 
 def iterative_soft_topk(
@@ -28,10 +28,10 @@ def iterative_soft_topk(
     epsilon_decay: float,
 ) -> Float[Tensor, "*batch seq"]:
     """Run the coordinate ascent; arguments as in `soft_topk`, in float32 or float64."""
-    rows = prepare_rows(logits, top_k, token_mask)
-    # Rows that select nothing are solved for k = 1 on zeros and cleared afterwards.
-    log_budget = rows.budget.clamp_min(1.0).log()
-    scores = rows.logits.masked_fill(rows.budget == 0, 0.0)
+    problem = prepare_problem(logits, top_k, token_mask)
+    # Examples that select nothing are solved for k = 1 on zeros and cleared afterwards.
+    log_budget = problem.budget.clamp_min(1.0).log()
+    scores = problem.logits.masked_fill(problem.budget == 0, 0.0)
     temperature = max(epsilon_init, epsilon)
     cut = scores  # s + b
     for _ in range(num_iterations):
@@ -39,7 +39,7 @@ def iterative_soft_topk(
         cut = scores.clamp(max=ceiling)
         temperature = max(temperature * epsilon_decay, epsilon)
     weights = ((cut - ceiling) / epsilon).exp()
-    # Known without solving: 1 in full rows, 0 in empty rows and outside the mask.
-    weights = torch.where(rows.is_full, 1.0, weights)
-    weights = torch.where(rows.budget > 0, weights, 0.0)
+    # Known without solving: 1 in full examples, 0 in empty ones and outside the mask.
+    weights = torch.where(problem.is_full, 1.0, weights)
+    weights = torch.where(problem.budget > 0, weights, 0.0)
     return weights if token_mask is None else weights.masked_fill(~token_mask, 0.0)

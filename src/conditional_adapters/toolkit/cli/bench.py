@@ -16,7 +16,7 @@ from ...config import ConditionalAdapterConfig
 from ...errors import ConfigError
 from ...model.attach import attach, set_adapter, set_dense_below, set_reduction_factor
 from ...model.structure import find_sites
-from ...prepacking.weights import pack_weights
+from ...prepacking import prepack_weights
 from ..assets import load_packaged_model
 from ..tasks.models import PACKAGED
 from . import _options as options
@@ -51,8 +51,9 @@ def bench(
             "--compile", help="Time each through torch.compile as well (some minutes, needs g++)."
         ),
     ] = False,
-    packed: Annotated[
-        bool, typer.Option("--packed", help="Pack the weights of all for inference on this CPU.")
+    prepacked: Annotated[
+        bool,
+        typer.Option("--prepacked", "--packed", help="Prepack the weights of all for this CPU."),
     ] = False,
     dense_below: Annotated[
         int | None,
@@ -81,9 +82,9 @@ def bench(
     setting = f"{model}, batch {batch_size}, {text_length or 'native'} tokens, " + (
         f"{torch.get_num_threads()} threads, {network.dtype}, {network.config._attn_implementation}"
     )
-    if packed:
-        pack_weights(network)
-        setting += ", packed weights"
+    if prepacked:
+        prepack_weights(network)
+        setting += ", prepacked weights"
     if find_break_even:
         _refuse_beside_break_even(text_length, dense_below=dense_below, compiled=compiled)
         sizes = (batch_size, sequence_length)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ...checkpoint.atomic import replace_text
-from ...prepacking.weights import pack_weights
+from ...prepacking import prepack_weights
 from ..assets import find_adapter
 from ..tasks import inference
 from ..tasks.bundle import load_trained_task
@@ -34,8 +34,11 @@ def predict(
     split: options.Split = None,
     on_bad_row: options.OnBadRow = "stop",
     limit: options.Limit = None,
-    packed: Annotated[
-        bool, typer.Option("--packed", help="Pack the weights first: faster on CPUs, more memory.")
+    prepacked: Annotated[
+        bool,
+        typer.Option(
+            "--prepacked", "--packed", help="Prepack the weights: faster on CPUs, more memory."
+        ),
     ] = False,
 ) -> None:
     """Run a trained adapter on the rows of a file.
@@ -45,8 +48,8 @@ def predict(
     of each class.
     """
     task = load_trained_task(find_adapter(adapter), reduction_factor=reduction_factor)
-    if packed:
-        pack_weights(task.model)
+    if prepacked:
+        prepack_weights(task.model)
     spec = DataSpec(
         source=data,
         text_column=text_column,

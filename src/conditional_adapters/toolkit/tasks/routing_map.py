@@ -190,9 +190,9 @@ def _image(
 ) -> RoutedImage:
     """Lay the counts of the patches out as they lie in the image."""
     config: Any = find_sites(classifier.model).config
-    plan = conditional_layers(classifier.model)[0].coda_plan
+    spec = conditional_layers(classifier.model)[0].coda_spec
     counts = routing.layer_counts()[0].cpu().numpy().astype(np.float64)
-    patches = counts[plan.num_prefix_tokens : len(counts) - plan.num_suffix_tokens]
+    patches = counts[spec.num_prefix_tokens : len(counts) - spec.num_suffix_tokens]
     pixels = encoded.inputs["pixel_values"][0]
     size = config.patch_size
     patch_height, patch_width = size if isinstance(size, list | tuple) else (size, size)

@@ -1,4 +1,4 @@
-"""What both soft top-k methods need to know about a row before they start."""
+"""The soft top-k problem in the form that both methods solve."""
 
 from typing import NamedTuple
 
@@ -7,20 +7,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-class Rows(NamedTuple):
-    """Scores ready to be weighted, with what each row may spend."""
+class Problem(NamedTuple):
+    """Masked scores and the budget of each example."""
 
     logits: Float[Tensor, "*batch seq"]  # -inf where a token may not be selected
     budget: Float[Tensor, "*batch 1"]  # tokens to select, at most as many as may be
     is_full: Bool[Tensor, "*batch 1"]  # every selectable token is selected
 
 
-def prepare_rows(
+def prepare_problem(
     logits: Float[Tensor, "*batch seq"],
     top_k: int | Int[Tensor, "*batch"],
     token_mask: Bool[Tensor, "*batch seq"] | None,
-) -> Rows:
-    """Mask the scores and clip the budget of each row to its selectable tokens."""
+) -> Problem:
+    """Mask the scores and clip the budget of each example to its selectable tokens."""
     seq = logits.shape[-1]
     if token_mask is None:
         selectable = logits.new_full((*logits.shape[:-1], 1), seq)
@@ -31,4 +31,4 @@ def prepare_rows(
         top_k.unsqueeze(-1) if isinstance(top_k, Tensor) else torch.full_like(selectable, top_k)
     )
     wanted = wanted.to(logits.dtype).clamp_min(0)
-    return Rows(logits, torch.minimum(wanted, selectable), wanted >= selectable)
+    return Problem(logits, torch.minimum(wanted, selectable), wanted >= selectable)
