@@ -12,8 +12,8 @@ from conditional_adapters.toolkit.tasks._audio import AudioCell, decode_audio
 from conditional_adapters.toolkit.tasks._collate import examples_of
 from conditional_adapters.toolkit.tasks.data import DataSpec
 from conditional_adapters.toolkit.tasks.inference import length_of
-from conditional_adapters.toolkit.tasks.rows import load_task_rows, split_rows
 from conditional_adapters.toolkit.tasks.task import Task, TaskKind
+from conditional_adapters.toolkit.tasks.task_data import load_task_rows, split_rows
 
 from ._config import Data
 

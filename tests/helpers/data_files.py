@@ -21,7 +21,7 @@ LABELS = ["pos", "neg", "neg", "pos", "neg"]
 ROWS = [{"text": text, "label": label} for text, label in zip(TEXTS, LABELS, strict=True)]
 NUMBERS = [1, 0, 0, 1, 0]  # neg, pos in alphabetical order
 # The end of every message about a bad row.
-REMEDY = "Fix the row, or pass --on-bad-row skip to leave out such rows."
+REMEDY = "Fix the row, or pass --on-bad-row skip to skip bad rows."
 
 
 def write_csv(path, rows=ROWS, *, delimiter=",", line_end="\n", encoding="utf-8"):

@@ -75,6 +75,9 @@ def test_former_import_paths_still_work() -> None:
     with pytest.warns(DeprecationWarning, match="has moved to conditional_adapters.toolkit"):
         former = importlib.import_module("conditional_adapters.tasks.task")
     assert former is importlib.import_module("conditional_adapters.toolkit.tasks.task")
+    with pytest.warns(DeprecationWarning, match=r"has moved to .*\.tasks\.task_data\. Import"):
+        former = importlib.import_module("conditional_adapters.tasks.rows")
+    assert former is importlib.import_module("conditional_adapters.toolkit.tasks.task_data")
 
 
 def test_importing_is_quiet_and_touches_no_device() -> None:

@@ -1,7 +1,7 @@
-"""What was measured of an adapter, in a file beside it, so that its model card can say so.
+"""Measurements of an adapter, in a file beside it; its model card shows them.
 
-The file carries a digest of the adapter's values. Once the adapter is trained further or replaced,
-what was measured before no longer counts.
+The file carries a digest of the adapter's values, so measurements of an adapter that was trained
+further or replaced are ignored.
 """
 
 import hashlib
@@ -35,15 +35,15 @@ class Measurement:
     """One adapter at one reduction factor on one data set.
 
     Attributes:
-        command: What measured it, as one would type it.
+        command: The command line that measured it.
         data: The data set.
-        part: Which part of it, such as a split; None means all.
-        rows: Number of rows.
+        part: The measured part of it, such as a split; None means all.
+        rows: Number of examples.
         reduction_factor: r.
-        metrics: Quality by name, mostly shares in [0, 1].
-        speed_up: How many times faster the encoder is than at `reference_factor`; None if no time
-            was measured.
-        reference_factor: The r that it is compared with.
+        metrics: Metrics by name, mostly in [0, 1].
+        speed_up: Latency of the encoder at `reference_factor` divided by its latency at r; None if
+            latency was not measured.
+        reference_factor: The reference r of the speed-up.
         timed_batch: Shape of the timed input.
         environment: Versions and hardware.
     """
@@ -61,21 +61,21 @@ class Measurement:
 
 
 def read_measurements(directory: str | os.PathLike[str]) -> tuple[Measurement, ...]:
-    """Return what was measured of the adapter as it is now.
+    """Read the measurements of an adapter in its present state.
 
     Args:
-        directory: What `save_adapter` wrote.
+        directory: The folder of a saved adapter.
 
     Returns:
-        The measurements, in the order they were made; none if the adapter has changed since, or
-        with a warning, if the file is damaged.
+        The measurements, oldest first. Empty if the adapter has changed since, and, with a
+        warning, if the file is damaged.
     """
     path = Path(directory) / MEASUREMENTS_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content[_DIGEST_KEY] != _values_digest(path.with_name(TENSORS_FILE)):
             return ()
-        return tuple(_measurement(values) for values in content["measurements"])
+        return tuple(map(_measurement, content["measurements"]))
     except FileNotFoundError:
         return ()
     except (ValueError, TypeError, KeyError) as error:
@@ -86,11 +86,11 @@ def read_measurements(directory: str | os.PathLike[str]) -> tuple[Measurement, .
 def add_measurements(
     directory: str | os.PathLike[str], measurements: Iterable[Measurement]
 ) -> None:
-    """Write measurements beside an adapter; the same command at the same r replaces what it gave.
+    """Write measurements beside an adapter; they replace those of the same command at the same r.
 
     Args:
-        directory: What `save_adapter` wrote.
-        measurements: Of the adapter as it is now.
+        directory: The folder of a saved adapter.
+        measurements: Of the adapter in its present state.
     """
     path = Path(directory) / MEASUREMENTS_FILE
     present = {(m.command, m.reduction_factor): m for m in read_measurements(directory)}
@@ -104,11 +104,11 @@ def add_measurements(
 
 def _measurement(values: dict[str, Any]) -> Measurement:
     shape = values["timed_batch"]
-    return Measurement(**{**values, "timed_batch": None if shape is None else tuple(shape)})
+    return Measurement(**{**values, "timed_batch": shape and tuple(shape)})
 
 
 def _values_digest(path: Path) -> str:
-    """Hash the values in a safetensors file, without its header, which holds the configuration."""
+    """Digest of a safetensors file without its header, which holds the configuration."""
     with path.open("rb") as file:
         header_length = int.from_bytes(file.read(8), "little")
         file.seek(8 + header_length)

@@ -30,25 +30,25 @@ def push_to_hub(
 ) -> str:
     """Publish a saved adapter on the Hugging Face Hub, with its model card.
 
-    The repository is made if needed. What is uploaded are the files that `save_adapter` and `coda`
-    wrote for the adapter, and README.md. A generated card is written again first, so that its
-    snippets load `repo_id`; one that was edited goes up as it is, and one that was edited on the
-    Hub stays there.
+    Creates the repository if needed. Uploads README.md and the files of the adapter, nothing else
+    in the directory. A generated card is generated again first, so that its snippets load
+    `repo_id`. An edited card is uploaded unchanged; if only the card on the Hub was edited, it
+    stays.
 
     Args:
-        directory: What `save_adapter` wrote.
-        repo_id: "user/name", or "organisation/name".
-        revision: An existing branch to commit to; None means the main one.
-        private: Whether a new repository is private; None means as the account is set.
-        commit_message: What the commit says.
-        create_pr: Propose the commit instead of making it.
-        token: An access token; None means the one that `hf auth login` stored or HF_TOKEN has.
+        directory: The folder of a saved adapter.
+        repo_id: "user/name" or "organisation/name".
+        revision: An existing branch to commit to; None means the main branch.
+        private: Whether a new repository is private; None means the account's default.
+        commit_message: Subject of the commit.
+        create_pr: Open a pull request instead of committing to the branch.
+        token: An access token; None means the one from `hf auth login` or HF_TOKEN.
 
     Returns:
-        The address of the commit.
+        The URL of the commit or pull request.
 
     Raises:
-        CheckpointError: If the adapter is missing or damaged, or the Hub does not take it.
+        CheckpointError: If the adapter is missing or damaged, or the upload fails.
     """
     path = Path(directory)
     base_model = base_model_of(path)
@@ -59,7 +59,7 @@ def push_to_hub(
     if base_model is None or Path(base_model).exists():
         warnings.warn(
             f"the adapter is for the base model {base_model!r}, which others do not have. Publish "
-            "that as well, train with its hub id, or say in README.md where it is.",
+            "it too, train with its hub id, or name its location in README.md.",
             stacklevel=2,
         )
     api = HfApi(token=token, library_name="conditional-adapters", library_version=__version__)
@@ -80,14 +80,14 @@ def push_to_hub(
     except CheckpointError:
         raise
     except (OSError, HTTPError, ValueError) as error:
-        reason = _why_not_taken(error)
+        reason = _upload_failure(error)
         raise CheckpointError(f"cannot publish {path} as {repo_id}: {reason}") from error
     url: str = commit.pr_url or commit.commit_url
     return url
 
 
 def _has_own_card(api: HfApi, path: Path, repo_id: str, revision: str | None) -> bool:
-    """Tell whether the card on the Hub was edited there, and that in the directory was not."""
+    """Whether the card on the Hub was edited and the local one was not."""
     card = path / CARD_FILE
     if card.is_file() and not is_generated(card.read_text(encoding="utf-8")):
         return False
@@ -98,19 +98,16 @@ def _has_own_card(api: HfApi, path: Path, repo_id: str, revision: str | None) ->
     return not is_generated(Path(remote).read_text(encoding="utf-8"))
 
 
-def _why_not_taken(error: Exception) -> str:
-    """Say why an upload failed, and what to do."""
+def _upload_failure(error: Exception) -> str:
+    """Reason for a failed upload, and the remedy."""
     if constants.HF_HUB_OFFLINE:
         return "offline mode is on. Unset HF_HUB_OFFLINE."
     if isinstance(error, RevisionNotFoundError):
-        return "there is no such branch. Make it first, or leave out revision."
+        return "there is no such branch. Create it first, or leave out revision."
     if isinstance(error, HfHubHTTPError):
         remedy = "Check the name and try again."
         if error.response is not None and error.response.status_code in (401, 403, 404):
-            remedy = (
-                "Log in with `hf auth login`, or set HF_TOKEN, with a token that may write to that "
-                "account."
-            )
+            remedy = "Log in with `hf auth login`, or set HF_TOKEN, to get write access."
         return f"the Hub refused it. {remedy} ({first_line(error)})"
     if isinstance(error, HTTPError):
         return (

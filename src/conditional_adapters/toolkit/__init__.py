@@ -13,6 +13,7 @@ from types import ModuleType
 
 _LIBRARY = __name__.rpartition(".")[0]
 _MOVED = ("assets", "cli", "demo", "tasks", "visualisation")
+_RENAMED = {f"{__name__}.tasks.rows": f"{__name__}.tasks.task_data"}
 
 
 class _FormerPaths(MetaPathFinder, Loader):
@@ -27,6 +28,7 @@ class _FormerPaths(MetaPathFinder, Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         name = spec.name.replace(_LIBRARY, __name__, 1)
+        name = _RENAMED.get(name, name)
         warnings.warn(
             f"{spec.name} has moved to {name}. Import it from there.",
             DeprecationWarning,

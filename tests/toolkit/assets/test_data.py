@@ -121,5 +121,5 @@ def test_fashion_mnist_can_be_read_from_another_folder(needs, tmp_path):
 
 
 def test_an_unknown_split_is_an_error():
-    with pytest.raises(ConfigError, match="split must be 'train' or 'test', got 'valid'"):
+    with pytest.raises(ConfigError, match="Fashion-MNIST must be 'train' or 'test', got 'valid'"):
         fashion_mnist("valid")

@@ -94,5 +94,5 @@ def test_the_image_processor_accepts_grey_pictures():
 
 
 def test_other_image_processors_are_refused():
-    with pytest.raises(AssetError, match=r"image processor called 'minilm'. There is dinov2"):
+    with pytest.raises(AssetError, match=r"image processor 'minilm'. Known names: dinov2"):
         load_packaged_image_processor("minilm")

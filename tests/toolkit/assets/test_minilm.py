@@ -104,9 +104,9 @@ def test_the_tokenizer_pads_and_knows_the_longest_input(needs):
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
     assert packaged_model_names() == ("minilm", "dinov2", "whisper")
-    with pytest.raises(AssetError, match=r"model called 'bert'. There is minilm, dinov2, whisper"):
+    with pytest.raises(AssetError, match=r"model 'bert'. Known names: minilm, dinov2, whisper"):
         load_packaged_model("bert")
-    with pytest.raises(AssetError, match=r"tokenizer called 'dinov2'. There is minilm, whisper"):
+    with pytest.raises(AssetError, match=r"tokenizer 'dinov2'. Known names: minilm, whisper"):
         load_packaged_tokenizer("dinov2")
 
 

@@ -164,5 +164,5 @@ def test_a_key_with_a_bias_is_refused(variables):
 
 
 def test_other_feature_extractors_are_refused():
-    with pytest.raises(AssetError, match=r"feature extractor called 'dinov2'. There is whisper"):
+    with pytest.raises(AssetError, match=r"feature extractor 'dinov2'. Known names: whisper"):
         load_packaged_feature_extractor("dinov2")

@@ -237,5 +237,5 @@ def test_a_bad_row_of_a_stream_is_named_when_it_comes(folder) -> None:
     base = ("--model", folder / "bert", "--data", folder / "bad.jsonl", "--stream", *FAST)
     result = run("pretrain", *base, "--output", folder / "y", "--steps", 2, expect=ca.DataError)
     assert "bad.jsonl:2" in str(result.exception)
-    with pytest.warns(UserWarning, match="left out 1 of 2 rows"):
+    with pytest.warns(UserWarning, match="skipped 1 of 2 rows"):
         run("pretrain", *base, "--output", folder / "y", "--steps", 2, "--on-bad-row", "skip")

@@ -133,7 +133,7 @@ def test_a_task_that_cannot_be_drawn_is_named(tmp_path) -> None:
     adapter = save_task(task, tmp_path / "adapter", base_model=str(tmp_path / "m"))
     base = ("show", "--adapter", adapter, "--output", tmp_path / "x.html")
     result = run(*base, "--text", "w1", expect=ca.ConfigError)
-    assert "an adapter for token-classification" in str(result.exception)
+    assert "do not support token-classification" in str(result.exception)
 
 
 def test_recordings_become_a_page_with_both_transcripts_and_a_picture(speech, tmp_path) -> None:

@@ -165,7 +165,7 @@ def test_other_tasks_are_refused_with_what_to_use(tmp_path) -> None:
     classifier.model.save_pretrained(tmp_path)
     word_tokenizer().save_pretrained(tmp_path)
     task = find_task("question-answering").load(str(tmp_path), ())
-    with pytest.raises(ca.ConfigError, match=r"adapter for question-answering, .*Use coda predict"):
+    with pytest.raises(ca.ConfigError, match=r"do not support question-answering\..*Use coda"):
         Demonstration(task)
 
 

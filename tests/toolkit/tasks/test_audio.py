@@ -9,7 +9,7 @@ from conditional_adapters.errors import ConfigError, DataError
 from conditional_adapters.toolkit.tasks._audio import decode_audio
 from conditional_adapters.toolkit.tasks.data import DataSpec
 from conditional_adapters.toolkit.tasks.kinds import find_task
-from conditional_adapters.toolkit.tasks.rows import load_task_rows
+from conditional_adapters.toolkit.tasks.task_data import load_task_rows
 from tests.helpers.data_files import REMEDY, write_csv, write_json_lines, write_lines
 from tests.helpers.tiny_whisper import write_tone
 
@@ -90,7 +90,7 @@ def test_a_bad_recording_is_named_by_file_and_line(tmp_path, name, reason) -> No
     message = str(caught.value)
     assert message.startswith(f"{path}:3: {reason}"), message
     assert message.endswith(REMEDY)
-    with pytest.warns(UserWarning, match="left out 1 of 2 rows"):
+    with pytest.warns(UserWarning, match="skipped 1 of 2 rows"):
         assert load(path, on_bad_row="skip")["text"][:] == ["yes"]
 
 

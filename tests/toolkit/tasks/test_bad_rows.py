@@ -87,11 +87,11 @@ def test_a_bad_row_stops_with_its_line_and_both_choices(tmp_path, kind):
 def test_a_bad_row_can_be_left_out_with_a_warning(tmp_path, kind):
     name, lines, line, reason = BAD_ROWS[kind]
     path = write_lines(tmp_path / name, *lines)
-    with pytest.warns(UserWarning, match="left out 1 of ") as caught:
+    with pytest.warns(UserWarning, match="skipped 1 of ") as caught:
         rows = load_text(path, on_bad_row="skip")
     assert len(caught) == 1
     assert "src/conditional_adapters" not in caught[0].filename  # but the caller
-    assert f"{path}: left out 1 of " in str(caught[0].message)
+    assert f"{path}: skipped 1 of " in str(caught[0].message)
     assert f"{path}:{line}: " in str(caught[0].message)
     assert reason in str(caught[0].message)
     usable = {"after lines": ["a\nb\nc", "d"], "bad quote": ["a", "d"], "latin-1": ["a", "d"]}
@@ -100,11 +100,11 @@ def test_a_bad_row_can_be_left_out_with_a_warning(tmp_path, kind):
 
 def test_the_warning_counts_all_and_lists_five(tmp_path):
     path = write_lines(tmp_path / "x.csv", "text,label", *["a,x", ",x"] * 7)
-    with pytest.warns(UserWarning, match="left out 7 of ") as caught:
+    with pytest.warns(UserWarning, match="skipped 7 of ") as caught:
         rows = load_text(path, on_bad_row="skip")
     assert len(rows) == 7
     lines = str(caught[0].message).splitlines()
-    assert lines[0] == f"{path}: left out 7 of 14 rows:"
+    assert lines[0] == f"{path}: skipped 7 of 14 rows:"
     assert lines[1:6] == [f"  {path}:{line}: the text is empty" for line in (3, 5, 7, 9, 11)]
     assert lines[6:] == ["  ..."]
 
@@ -116,7 +116,7 @@ def test_rows_after_the_limit_are_not_looked_at(tmp_path):
 
 def test_left_out_rows_do_not_count_towards_the_limit(tmp_path):
     path = write_lines(tmp_path / "x.csv", "text,label", ",x", "a,x", "b,x", "c,x")
-    with pytest.warns(UserWarning, match="left out 1 of 3 rows"):
+    with pytest.warns(UserWarning, match="skipped 1 of 3 rows"):
         assert list(load_text(path, limit=2, on_bad_row="skip")["text"]) == ["a", "b"]
 
 
@@ -130,7 +130,7 @@ def test_good_rows_give_no_warning(tmp_path, on_bad_row):
 
 def test_nothing_left_is_an_error_with_the_reasons(tmp_path):
     path = write_lines(tmp_path / "x.jsonl", '{"body": "a"}', '{"body": "b"}')
-    expected = rf"(?s)no usable row.*left out 2 of 2.*{path}:1: .*--text-column.*{path}:2"
+    expected = rf"(?s)no usable row.*skipped 2 of 2.*{path}:1: .*--text-column.*{path}:2"
     with pytest.raises(DataError, match=expected):
         load_text(path, on_bad_row="skip")
 

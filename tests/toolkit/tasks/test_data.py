@@ -127,7 +127,7 @@ def test_an_unknown_label_is_a_bad_row_that_lists_the_known_ones(tmp_path):
     expected = f"{path}:3: the label 'pso' is not one of the known labels: neg, pos. {REMEDY}"
     with pytest.raises(DataError, match=re.escape(expected)):
         load_text(path, labels=["neg", "pos"])
-    with pytest.warns(UserWarning, match=re.escape(f"{path}: left out 1 of 2 rows")):
+    with pytest.warns(UserWarning, match=re.escape(f"{path}: skipped 1 of 2 rows")):
         assert list(load_text(path, labels=["neg", "pos"], on_bad_row="skip")["label"]) == [1]
 
 

@@ -126,7 +126,7 @@ def test_an_unreadable_image_is_named_by_its_file(pets, kind):
         load_images(pets)
     assert str(caught.value).startswith(f"{pets / 'cat' / '1.png'}: {reason}")
     assert str(caught.value).endswith(REMEDY)
-    with pytest.warns(UserWarning, match="left out 1 of 3 rows"):
+    with pytest.warns(UserWarning, match="skipped 1 of 3 rows"):
         rows = load_images(pets, on_bad_row="skip")
     assert colors(rows) == [(0, 255, 0), (0, 0, 255)]
     assert list(rows["label"]) == [0, 1]

@@ -86,7 +86,7 @@ def test_factors_without_a_choice_are_refused(task, tmp_path) -> None:
 
 
 def test_a_recording_that_is_too_long_or_broken_is_named(task, tmp_path) -> None:
-    with pytest.raises(ca.DataError, match=r"tone\.wav has 2.5 seconds, and the window .* 2"):
+    with pytest.raises(ca.DataError, match=r"tone\.wav has 2.5 seconds, but the window .* 2"):
         route_recordings(task, cells_of(tmp_path, tone=2.5), (2,))
     (tmp_path / "broken.wav").write_bytes(b"no recording")
     with pytest.raises(ca.DataError, match=r"broken\.wav cannot be decoded"):

@@ -111,5 +111,5 @@ def test_a_model_without_routed_layers_is_refused() -> None:
 def test_tokens_that_are_no_grid_are_refused(monkeypatch) -> None:
     classifier = image_classifier()
     monkeypatch.setattr(classifier.model.config, "patch_size", 5)
-    with pytest.raises(ca.ConfigError, match="24 tokens of a 'vit' model are no grid of 4 x 3"):
+    with pytest.raises(ca.ConfigError, match="24 tokens of a 'vit' model are not a grid of 4 x 3"):
         route_rows(classifier, [image_of()], (4,))

@@ -49,7 +49,7 @@ def test_a_missing_file_is_not_looked_up_as_a_hub_name(tmp_path, monkeypatch):
 def test_an_unknown_extension_lists_the_known_ones(tmp_path):
     path = write_lines(tmp_path / "x.xlsx", "PK")
     known = ".csv, .tsv, .jsonl, .ndjson, .json, .parquet, .txt"
-    with pytest.raises(DataError, match=re.escape(f"extension '.xlsx'. Readable are {known}.")):
+    with pytest.raises(DataError, match=re.escape(f"extension '.xlsx'. Supported are {known}.")):
         load_text(path)
 
 
@@ -62,7 +62,7 @@ def test_an_unknown_extension_lists_the_known_ones(tmp_path):
         ("x.csv", "text,label\na,b\n".encode("utf-16"), "it is not UTF-8; save the file"),
         ("x.csv", b'"text" x,label\na,b\n', "unusable first line: the row is not valid CSV"),
         ("x.jsonl", b"\n\n", "It has no rows at all"),
-        ("x.parquet", b"PAR1", "is no Parquet file or is damaged"),
+        ("x.parquet", b"PAR1", "is not a Parquet file or is damaged"),
     ],
 )
 def test_a_file_unusable_as_a_whole_says_why(tmp_path, name, content, reason):
@@ -78,7 +78,7 @@ def test_a_parquet_file_damaged_in_its_pages_is_named(tmp_path):
     content = bytearray(path.read_bytes())
     content[4:60] = bytes(56)
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"x.parquet is no Parquet file or is damaged"):
+    with pytest.raises(DataError, match=r"x.parquet is not a Parquet file or is damaged"):
         load_text(path)
 
 

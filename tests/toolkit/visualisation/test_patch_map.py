@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib import image
+from matplotlib.text import Text
 
 from conditional_adapters.errors import ConfigError, RoutingError
 from conditional_adapters.toolkit.visualisation import RoutedImage, plot_patch_map
@@ -28,10 +29,10 @@ def drawn(figure) -> np.ndarray:
 
 
 def places(figure) -> list[tuple[slice, slice]]:
-    """Find rows and columns of the two pictures in the drawn page."""
+    """Find rows and columns of the two pictures that were drawn last."""
     drawn(figure)
     height = figure.bbox.height
-    boxes = [artist.get_window_extent() for artist in figure.images + figure.artists[-2:]][-2:]
+    boxes = [picture.get_window_extent() for picture in figure.axes[-1].images]
     return [
         (
             slice(round(height - box.y1), round(height - box.y0)),
@@ -88,23 +89,27 @@ def test_a_recording_goes_over_the_whole_width_above_its_moments() -> None:
     sound = RoutedImage(title="r = 2", pixels=grey, layer_counts=counts, seconds=0.2)
     figure = plot_patch_map([sound], num_layers=2)
     page = drawn(figure)
-    boxes = [a.get_window_extent() for a in figure.artists if hasattr(a, "set_data")]
-    assert len(boxes) == 2
-    assert all(box.width > 0.9 * page.shape[1] for box in boxes)
-    assert boxes[1].y1 < boxes[0].y0
-    height = figure.bbox.height
-    strip = page[round(height - boxes[1].y1) + 2 : round(height - boxes[1].y0) - 2]
-    left, width = boxes[1].x0, boxes[1].width
-    assert strip[:, round(left + 0.05 * width)].mean() < 0.35  # the first moment, both layers
-    assert strip[:, round(left + 0.15 * width)].mean() > 0.7
-    numbers = [text for text in figure.texts if text.get_text() in ("0", "0.1", "0.2")]
-    assert [text.get_text() for text in numbers][-3:] == ["0", "0.1", "0.2"]
-    assert any("processed the moment" in text.get_text() for text in figure.texts)
+    above, below = places(figure)
+    assert all(cut.stop - cut.start > 0.9 * page.shape[1] for _, cut in (above, below))
+    assert above[0].stop < below[0].start
+    strip = page[below][2:-2]
+    width = strip.shape[1]
+    assert strip[:, round(0.05 * width)].mean() < 0.35  # the first moment, both layers
+    assert strip[:, round(0.15 * width)].mean() > 0.7
+    axis = figure.axes[-1].xaxis
+    numbers = [(tick.label1.get_text(), tick.get_loc()) for tick in axis.get_major_ticks()]
+    assert [name for name, _ in numbers] == ["0", "0.05", "0.1", "0.15", "0.2"]
+    assert all(place == pytest.approx(float(name)) for name, place in numbers)
+    lowest = axis.label.get_window_extent()
+    assert lowest.y0 > 0
+    assert figure.bbox.height - lowest.y1 > below[0].stop
+    texts = [text.get_text() for text in figure.findobj(Text)]
+    assert any("processed the moment" in text for text in texts)
 
 
 @pytest.mark.parametrize(
     "seconds, first, last, number",
-    [(0.5, "0", "0.5", 6), (2.04, "0", "2", 5), (30, "0", "30", 7), (0.04, "0", "0", 1)],
+    [(0.5, "0", "0.5", 6), (2.04, "0", "2", 5), (30, "0", "30", 7), (0.04, "0", "0.04", 9)],
 )
 def test_seconds_are_numbered_where_they_are(seconds, first, last, number) -> None:
     ticks = time_ticks(seconds)

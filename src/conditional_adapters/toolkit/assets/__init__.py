@@ -1,12 +1,12 @@
-"""Real weights and data that come as installed packages, so nothing is downloaded at run time.
+"""Real weights and data from installed packages, so nothing is downloaded at run time.
 
     model = load_packaged_model("minilm")
     tokenizer = load_packaged_tokenizer("minilm")
 
-`_catalogue` has the table of files with their pinned hashes. `_dinov2` (ONNX) and `_whisper`
-(CTranslate2, read by `_ctranslate2`) translate weights to the names of transformers, `_pretrained`
-turns them into models, and `_models`, `_data`, `_prompts` and `_adapters` are what users call.
-Nothing here unpickles or executes code of the packages.
+`_catalogue` is the table of files with their pinned hashes. `_dinov2` (ONNX) and `_whisper`
+(CTranslate2, read by `_ctranslate2`) convert weights to the names of transformers, and
+`_pretrained` builds models from them. `_models`, `_data`, `_prompts` and `_adapters` are the public
+functions. Nothing here unpickles or executes code of the packages.
 """
 
 from ._adapters import find_adapter as find_adapter

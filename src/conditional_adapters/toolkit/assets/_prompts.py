@@ -1,7 +1,7 @@
 """Telephone prompts with transcripts: one speaker, 8 kHz, from Debian's Asterisk packages.
 
-The transcripts are lines of a text file, "agent-pass: Please enter your password ...", and the
-recordings WAV files of these names.
+Transcripts are lines of a text file, "agent-pass: Please enter your password ...". Recordings are
+WAV files of these names.
 """
 
 import gzip
@@ -11,34 +11,33 @@ from dataclasses import dataclass
 
 from ._catalogue import verified_folder, verified_path
 
-# Transcripts with these describe sounds or silence: "[ascending tones]", "dash [-]".
+# Brackets mark sounds and silence: "[ascending tones]", "dash [-]".
 _BRACKETS = "[(<"
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One recording and what is said in it."""
+    """One recording and its transcript."""
 
-    # The content of a WAV file: one channel, 8,000 samples of 16 bits per second.
+    # Content of a WAV file: one channel of 16 bits at 8 kHz.
     audio: bytes
     text: str
-    # The file, relative to the folder of the recordings: "digits/1.wav".
+    # Path of the file in the folder of the recordings: "digits/1.wav".
     source: str
-    # The length of the recording.
     seconds: float
 
 
 def telephone_prompts() -> list[Prompt]:
-    """Read the 540 prompts that are nothing but speech, in the order of their files.
+    """Read the 540 prompts that contain only speech, in the order of their files.
 
-    NOTE: some are read twice with the same words. Keep equal texts on one side when you divide
-    them. Three are longer than the 30 seconds that Whisper hears at once.
+    NOTE: some texts occur twice. Keep equal texts in one split. Three recordings are longer than
+    the 30 seconds of Whisper's input.
 
     Returns:
-        One record for each recording.
+        One record per recording.
 
     Raises:
-        AssetError: If a package is missing or a file is not the one we know.
+        AssetError: If a package is missing or its content has another hash.
     """
     lines = gzip.decompress(verified_path("prompts/transcripts").read_bytes()).decode()
     recordings = verified_folder("prompts/recordings", "**/*.wav")

@@ -1,8 +1,8 @@
-"""Whisper tiny.en from a package: a CTranslate2 binary becomes a state dict.
+"""Whisper tiny.en from a CTranslate2 binary, converted to a state dict.
 
-CTranslate2 fuses the projections that share an input: the rows of q, k and v lie one below the
-other, and so do their biases (Whisper's keys have no bias, so that part is 0). Everything else is
-a change of names. The weights are stored in half precision and become float32.
+CTranslate2 fuses the projections that share an input: the weights of q, k and v are concatenated,
+and so are their biases (0 for k, as Whisper's keys have no bias). All other weights are only
+renamed. They are stored in half precision and converted to float32.
 """
 
 import json
@@ -20,7 +20,7 @@ from ._catalogue import ASSETS, verified_path
 from ._ctranslate2 import read_variables
 from ._pretrained import Pretrained
 
-# A module of CTranslate2, and the modules of transformers among which its rows are divided.
+# Modules of CTranslate2, and the modules of transformers into which they are split.
 _MODULES = {
     "embeddings": ("embed_tokens",),
     "position_encodings": ("embed_positions",),
@@ -54,14 +54,7 @@ _END_OF_TEXT, _START_OF_TRANSCRIPT, _NO_TIMESTAMPS = 50256, 50257, 50362
 
 
 def read_whisper() -> Pretrained:
-    """Read the packaged Whisper tiny.en.
-
-    Returns:
-        Configuration, weights (float32) and the settings of generation.
-
-    Raises:
-        AssetError: If the package is missing or a file is not the one we know.
-    """
+    """Read the packaged Whisper tiny.en in float32, with its generation settings."""
     config = WhisperConfig(
         vocab_size=51864,
         bos_token_id=_START_OF_TRANSCRIPT,
@@ -77,25 +70,15 @@ def read_whisper() -> Pretrained:
 
 
 def variables_to_state_dict(variables: dict[str, NDArray[np.generic]]) -> dict[str, Tensor]:
-    """Rename and divide the arrays as `transformers.WhisperModel` has them.
-
-    Args:
-        variables: Arrays by CTranslate2's names. Scalars are settings and are left out.
-
-    Returns:
-        A tensor for each parameter of the model, float32.
-
-    Raises:
-        AssetError: If a name is unknown, or a key projection has a bias.
-    """
+    """Rename and split the arrays as in `transformers.WhisperModel`; scalars are dropped."""
     state_dict = {}
     for name, array in variables.items():
         if array.ndim == 0:
             continue
         prefix, modules, leaf = _translate(name)
-        pieces = torch.from_numpy(array.astype(np.float32)).chunk(len(modules))
-        for module, piece in zip(modules, pieces, strict=True):
-            state_dict[f"{prefix}{module}.{leaf}"] = piece.contiguous()
+        chunks = torch.from_numpy(array.astype(np.float32)).chunk(len(modules))
+        for module, chunk in zip(modules, chunks, strict=True):
+            state_dict[f"{prefix}{module}.{leaf}"] = chunk.contiguous()
     for key in [key for key in state_dict if key.endswith("k_proj.bias")]:
         if state_dict.pop(key).any():
             raise AssetError(
@@ -105,11 +88,11 @@ def variables_to_state_dict(variables: dict[str, NDArray[np.generic]]) -> dict[s
 
 
 def _translate(name: str) -> tuple[str, tuple[str, ...], str]:
-    """Divide a name into the prefix, the modules and the parameter of transformers."""
+    """Translate a name to the prefix, the modules and the parameter of transformers."""
     match = _NAME.fullmatch(name)
     if match is None or match["module"] not in _MODULES or match["leaf"] not in _PARAMETERS:
         raise AssetError(
-            f"{name!r} is not a variable of Whisper tiny.en as CTranslate2 writes it. "
+            f"{name!r} is not a variable of Whisper tiny.en in CTranslate2. "
             f"{ASSETS['whisper'].remedy}"
         )
     layer = f"layers.{match['layer']}." if match["layer"] else ""
@@ -117,7 +100,7 @@ def _translate(name: str) -> tuple[str, tuple[str, ...], str]:
 
 
 def _generation(path: Path) -> dict[str, object]:
-    """Read the settings that `generate` needs beside the weights."""
+    """Fields of the generation config."""
     settings = json.loads(path.read_text(encoding="utf-8"))
     return {
         "alignment_heads": settings["alignment_heads"],

@@ -10,7 +10,7 @@ from ..tasks.bundle import load_trained_task
 from ..tasks.data import DataSpec
 from ..tasks.inference import predict
 from ..tasks.kinds import find_task
-from ..tasks.rows import load_task_rows
+from ..tasks.task_data import load_task_rows
 from . import _options as options
 from ._console import print_json, print_metrics
 

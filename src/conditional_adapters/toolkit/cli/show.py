@@ -18,7 +18,7 @@ from ..tasks.kinds import find_task
 from ..tasks.kinds.speech_recognition import SpeechRecogniser
 from ..tasks.recording_map import route_recordings
 from ..tasks.routing_map import route_rows
-from ..tasks.rows import load_task_rows
+from ..tasks.task_data import load_task_rows
 from ..visualisation import (
     RoutedDocument,
     RoutedImage,

@@ -18,7 +18,7 @@ from ..tasks.bundle import save_task
 from ..tasks.data import DataSpec
 from ..tasks.inference import predict
 from ..tasks.kinds import TASKS, default_task, find_task
-from ..tasks.rows import load_task_rows, split_rows
+from ..tasks.task_data import load_task_rows, split_rows
 from . import _options as options
 from ._console import messages, print_json, print_metrics
 

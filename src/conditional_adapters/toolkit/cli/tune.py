@@ -15,7 +15,7 @@ from ..assets import find_adapter
 from ..tasks.bundle import load_trained_task
 from ..tasks.data import DataSpec
 from ..tasks.kinds import find_task
-from ..tasks.rows import load_task_rows
+from ..tasks.task_data import load_task_rows
 from ..tasks.tuning import FactorCurve, FactorMeasurement, factors_to_measure, measure_factors
 from ..visualisation import plot_quality_curve
 from . import _options as options

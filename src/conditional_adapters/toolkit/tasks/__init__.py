@@ -1,9 +1,8 @@
-"""Data sets and metrics for the commands that train, evaluate and predict.
+"""Data sets, downstream tasks, their models and metrics, for the commands and the demo.
 
-`data.load_rows` turns a file, a folder, a hub name or a packaged set into a `datasets.Dataset`
-with fixed column names, and `data.split_train_test` divides one by class. Beneath it, `_sources`
-opens each kind of source, `_files` reads the three file formats and `_cells` says what a text,
-a label and an image must be.
+`data` and `task_data` read a file, a folder, a hub name or a packaged set into a
+`datasets.Dataset`. `task` defines a downstream task, `kinds` has one file for each. `inference`,
+`tuning` and `bundle` predict, compare reduction factors, and save and load trained tasks.
 
 Nothing is imported here: the libraries behind it belong to the `cli` extra.
 """

@@ -1,8 +1,8 @@
-"""What one cell of a data set must be: a text, a label or an image.
+"""Checks of single cells of a data set: a text, a label or an image.
 
-Each reader takes the value as the file format delivers it, returns it in normal form, or raises
-`BadRow` with a reason that completes the sentence "reviews.csv:17: ...". Readers know nothing of
-files and lines; whoever walks through the rows adds the place and decides to stop or to go on.
+Each reader takes the value from the file format and returns it in normal form, or raises `BadRow`
+with a reason that completes the sentence "reviews.csv:17: ...". Readers know neither file nor line;
+`_reader` adds both and decides whether to stop.
 """
 
 import io
@@ -15,19 +15,19 @@ _LONGEST_QUOTE = 60  # characters of a wrong value that a message repeats
 _LISTED_LABELS = 20  # known labels that a message lists
 
 
-class ImageCell(TypedDict):
-    """An image as `datasets.Image` stores it: the content of its file, or the absolute path."""
+class FileCell(TypedDict):
+    """An image or a recording as `datasets` stores it: the file's content or its absolute path."""
 
     bytes: bytes | None
     path: str | None
 
 
-class BadRow(Exception):  # noqa: N818 - a row that is left out is no error
-    """One row cannot be used; the message says why, without the place."""
+class BadRow(Exception):  # noqa: N818 - a skipped row is not an error
+    """One row cannot be used; the message is the reason, without file and line."""
 
 
 def read_text(value: object, noun: str = "text") -> str:
-    """Return a text unchanged if it has anything to read; messages call it by the noun."""
+    """Return a text unchanged if it is not blank; messages call it by the noun."""
     require_content(value, noun)
     if not isinstance(value, str):
         raise BadRow(f"the {noun} is {quote(value)}, it must be a string")
@@ -36,29 +36,18 @@ def read_text(value: object, noun: str = "text") -> str:
 
 
 def read_label(value: object, class_names: Sequence[str] | None) -> str:
-    """Return the class name that a label stands for.
-
-    Args:
-        value: A class name, a whole number, or, where `class_names` is given, a position in it.
-        class_names: The names behind numbered labels, as in a column of type `ClassLabel`.
-
-    Returns:
-        The name, without surrounding white space.
-
-    Raises:
-        BadRow: If the label is missing, of another type, or not the number of a class.
-    """
+    """Return the class name of a label: a name, or a number, which may index `class_names`."""
     require_content(value, "label")
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # pandas turns whole numbers to fractions where a cell is missing
+        value = int(value)  # pandas turns integers to floats where a cell is missing
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise BadRow(f"the label is {quote(value)}, it must be a string or a whole number")
+        raise BadRow(f"the label is {quote(value)}, it must be a string or an integer")
     if isinstance(value, str):
         _require_utf8(value, "label")
         return value.strip()
     if class_names is None:
         return str(value)
-    if value == -1:  # how `datasets` marks a row without label
+    if value == -1:  # `datasets` marks unlabelled rows with -1
         raise BadRow("the label is missing")
     if not 0 <= value < len(class_names):
         raise BadRow(f"the label is {value}, it must be between 0 and {len(class_names) - 1}")
@@ -73,36 +62,42 @@ def require_known_label(label: str, known_labels: Sequence[str]) -> None:
         raise BadRow(f"the label {quote(label)} is not one of the known labels: {listed}{more}")
 
 
-def read_image(value: object, folder: Path) -> ImageCell:
-    """Return an image in the form in which `datasets.Image` stores it.
-
-    The image is decoded once and dropped, so a damaged file is named before the work starts.
-
-    Args:
-        value: A path, the bytes of an image file, or a mapping with "bytes" or "path".
-        folder: Where a relative path starts.
-
-    Returns:
-        The bytes if there are any, else the path; nothing stays decoded.
-
-    Raises:
-        BadRow: If there is no image, or it cannot be decoded.
-    """
+def read_file(value: object, folder: Path, noun: str) -> FileCell:
+    """Return a path (relative to `folder`), bytes, or a mapping with either, in normal form."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
-    require_content(value, "image")
+    require_content(value, noun)
     if isinstance(value, bytes):
-        _require_readable_image(io.BytesIO(value))
         return {"bytes": value, "path": None}
     if isinstance(value, str):
-        path = folder.absolute() / value
-        _require_readable_image(path)
-        return {"bytes": None, "path": str(path)}
-    raise BadRow(f"the image is {quote(value)}, it must be a path or the bytes of a file")
+        return {"bytes": None, "path": str(folder.absolute() / value)}
+    raise BadRow(f"the {noun} is {quote(value)}, it must be a path or the bytes of a file")
+
+
+def open_cell(cell: FileCell) -> io.BytesIO | str:
+    """Return the content of a file as a stream, or its path."""
+    content = cell["bytes"]
+    return str(cell["path"]) if content is None else io.BytesIO(content)
+
+
+def read_image(value: object, folder: Path) -> FileCell:
+    """Return an image in normal form; it is decoded once, so a damaged file is found at once."""
+    import PIL.Image
+
+    cell = read_file(value, folder, "image")
+    try:
+        with PIL.Image.open(open_cell(cell)) as image:
+            image.load()
+    except PIL.UnidentifiedImageError:
+        raise BadRow("the image cannot be read (no image, or of an unknown format)") from None
+    # Pillow's decoders raise SyntaxError and ValueError for damaged content.
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise BadRow(f"the image cannot be read ({error})") from None
+    return cell
 
 
 def require_content(value: object, noun: str) -> None:
-    """Refuse what stands for nothing: null, not-a-number, empty and blank strings."""
+    """Refuse null, not-a-number, and empty or blank strings."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise BadRow(f"the {noun} is missing")
     if isinstance(value, str) and not value.strip():
@@ -110,7 +105,7 @@ def require_content(value: object, noun: str) -> None:
 
 
 def _require_utf8(value: str, noun: str) -> None:
-    """Refuse the half characters that stand for undecodable bytes."""
+    """Refuse surrogates, which stand for bytes that could not be decoded."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -118,20 +113,6 @@ def _require_utf8(value: str, noun: str) -> None:
             f"the {noun} is not valid UTF-8 at character {error.start + 1}"
             " (the file may have another encoding; save it as UTF-8)"
         ) from None
-
-
-def _require_readable_image(file: Path | io.BytesIO) -> None:
-    """Decode an image completely and forget it."""
-    import PIL.Image
-
-    try:
-        with PIL.Image.open(file) as image:
-            image.load()
-    except PIL.UnidentifiedImageError:
-        raise BadRow("the image cannot be read (no image, or of an unknown format)") from None
-    # The decoders of Pillow raise SyntaxError and ValueError for damaged content.
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise BadRow(f"the image cannot be read ({error})") from None
 
 
 def quote(value: object) -> str:

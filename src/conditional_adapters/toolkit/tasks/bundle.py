@@ -1,7 +1,7 @@
-"""A trained task on disk: its adapter, and what is needed to use it again.
+"""Saving and loading of a trained task.
 
-`task.json` beside the adapter names the task, the base model, the classes and the length at which
-texts are cut. The base model itself is not copied.
+`task.json` beside the adapter records the task, the base model, the classes and the length at which
+texts are cut. The base model itself is not saved.
 """
 
 import json
@@ -23,13 +23,13 @@ from .task import Task
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRecord:
-    """What a trained adapter is for.
+    """Record of the task of a trained adapter.
 
     Attributes:
         task: The name of a `TaskKind`.
-        base_model: The model that was made conditional, as the loader of the task takes it.
-        labels: Class names in the order of the logits; empty where nothing is classified.
-        max_length: Tokens at which texts are cut; None where the input has one size.
+        base_model: Name of the dense model: a local folder, a hub id, or a packaged model.
+        labels: Class names in the order of the logits; empty if there are no classes.
+        max_length: Tokens at which texts are cut; None if the input has a fixed size.
     """
 
     task: str
@@ -43,8 +43,8 @@ def save_task(task: Task, directory: str | os.PathLike[str], *, base_model: str)
 
     Args:
         task: A task whose model is conditional.
-        directory: Made if needed.
-        base_model: What the task was loaded from.
+        directory: Created if needed.
+        base_model: Name of the dense model that the task was loaded from.
 
     Returns:
         The directory.
@@ -64,10 +64,10 @@ def load_trained_task(
     reduction_factor: float | None = None,
     revision: str | None = None,
 ) -> Task:
-    """Load the base model of a trained adapter for its task and put the adapter into it.
+    """Load a trained task: base model and adapter.
 
     Args:
-        directory: What `save_task` wrote, or a hub id.
+        directory: A folder that `save_task` wrote, or a hub id.
         reduction_factor: Tokens per processed token; None means as trained.
         revision: Branch, tag or commit on the Hub; None means the main branch.
 
@@ -95,27 +95,13 @@ def load_trained_classifier(
     reduction_factor: float | None = None,
     revision: str | None = None,
 ) -> Classifier:
-    """Load the base model of a trained classifier and put the adapter into it.
-
-    Args:
-        directory: What `save_task` wrote, or a hub id.
-        reduction_factor: Tokens per processed token; None means as trained.
-        revision: Branch, tag or commit on the Hub; None means the main branch.
-
-    Returns:
-        The classifier, in evaluation mode.
-
-    Raises:
-        CheckpointError: If the files are missing or damaged, do not fit the base model, or are of
-            another task.
-        ConfigError: If the base model cannot be loaded or the factor is out of range.
-    """
+    """Load a trained classifier; as `load_trained_task`, but refuses other tasks."""
     directory = find_adapter_folder(directory, revision=revision)
     name = read_task(directory).task
     if name not in CLASSIFICATION:
         raise CheckpointError(
-            f"{directory} is an adapter for {name}, and a classifier is needed. Give one that was "
-            f"trained for {' or '.join(CLASSIFICATION)}."
+            f"{directory} is an adapter for {name}, not a classifier. Give one that was trained "
+            f"for {' or '.join(CLASSIFICATION)}."
         )
     task = load_trained_task(directory, reduction_factor=reduction_factor)
     assert isinstance(task, Classifier), "the loaders of CLASSIFICATION return classifiers"
@@ -126,7 +112,7 @@ def read_task(directory: str | os.PathLike[str]) -> TaskRecord:
     """Read the record of a trained adapter.
 
     Args:
-        directory: What `save_task` wrote.
+        directory: A folder that `save_task` wrote.
 
     Returns:
         The record.
@@ -137,7 +123,7 @@ def read_task(directory: str | os.PathLike[str]) -> TaskRecord:
     path = Path(directory) / TASK_FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        if "modality" in values:  # a record from before there were tasks beyond classification
+        if "modality" in values:  # written before there were other tasks
             values["task"] = f"{values.pop('modality')}-classification"
         record = TaskRecord(**{**values, "labels": tuple(values["labels"])})
     except FileNotFoundError as error:
@@ -150,7 +136,7 @@ def read_task(directory: str | os.PathLike[str]) -> TaskRecord:
         ) from error
     if record.task not in TASKS:
         raise CheckpointError(
-            f"{path} names the task {record.task!r}, which this version does not know. Known ones: "
-            f"{', '.join(TASKS)}. Update the library."
+            f"{path} has the task {record.task!r}, which this version does not support. It "
+            f"supports {', '.join(TASKS)}. Update the library."
         )
     return record

@@ -1,7 +1,7 @@
-"""Differences of figures that are ratios of sums over rows: error rates, F1, means.
+"""Comparison of metrics that are ratios of sums over examples: error rates, F1, means.
 
-Each row has a share of the numerator and of the denominator, so the figure of any part of the rows
-is known without counting again. That is what resampling needs.
+A tally has the numerator and the denominator of each example, so the metric of any resample of the
+examples is one division.
 """
 
 import numpy as np
@@ -12,43 +12,43 @@ from ...errors import ConfigError
 _RESAMPLES, _BATCH = 9_999, 500
 
 
-def ratio_of_sums(tally: Float[np.ndarray, "rows 2"]) -> float:
-    """Divide the sum of the first column by that of the second.
+def ratio_of_sums(tally: Float[np.ndarray, "examples 2"]) -> float:
+    """Divide the sum of the first column by the sum of the second.
 
     Args:
-        tally: What each row adds to both sums.
+        tally: Numerator and denominator of each example.
 
     Returns:
-        The ratio; 0 where the second sum is 0.
+        The ratio; 0 if the second sum is 0.
     """
     above, below = tally.sum(0)
     return float(above / below) if below else 0.0
 
 
 def ratio_difference_interval(
-    tally: Float[np.ndarray, "rows 2"], reference: Float[np.ndarray, "rows 2"]
+    tally: Float[np.ndarray, "examples 2"], reference: Float[np.ndarray, "examples 2"]
 ) -> tuple[float, float]:
-    """Bound the difference of two ratios over the same rows, with 95 % confidence.
+    """95 % confidence interval of the difference of two ratios over the same examples.
 
-    Rows are drawn with replacement, 9,999 times, always the same ones for both (percentile
-    bootstrap, scipy). The same call gives the same interval.
+    A paired percentile bootstrap (scipy) with 9,999 resamples and a fixed seed.
 
     Args:
-        tally: What each row adds to the sums of the model in question; two rows or more.
-        reference: The same of the model that it is compared with.
+        tally: Numerator and denominator of each example for the model; at least two examples.
+        reference: The same for the reference model.
 
     Returns:
-        Lower and upper end. Both are 0 where no row differs, which few rows do not prove.
+        Lower and upper bound. Both are 0 if no example differs, which proves little if there are
+        few examples.
 
     Raises:
-        ConfigError: If there are fewer than two rows.
+        ConfigError: If there are fewer than two examples.
     """
     from scipy.stats import bootstrap
 
     if len(tally) < 2:
         raise ConfigError(f"an interval needs at least 2 rows, got {len(tally)}. Give more rows.")
 
-    def difference(drawn: Int[np.ndarray, "resamples rows"], axis: int = -1) -> np.ndarray:
+    def difference(drawn: Int[np.ndarray, "resamples examples"], axis: int = -1) -> np.ndarray:
         return np.asarray(_ratios(tally, drawn, axis) - _ratios(reference, drawn, axis))
 
     found = bootstrap(
@@ -63,7 +63,7 @@ def ratio_difference_interval(
 
 
 def _ratios(
-    tally: Float[np.ndarray, "rows 2"], drawn: Int[np.ndarray, "*resamples rows"], axis: int
+    tally: Float[np.ndarray, "examples 2"], drawn: Int[np.ndarray, "*resamples examples"], axis: int
 ) -> np.ndarray:
     above, below = tally[drawn, 0].sum(axis), tally[drawn, 1].sum(axis)
     return np.asarray(np.divide(above, below, out=np.zeros_like(above), where=below != 0))

@@ -1,15 +1,12 @@
-"""Read labelled texts or images from wherever they are into one normal form.
+"""Texts, images and recordings, with or without labels, from any source in one normal form.
 
-`load_rows` returns a `datasets.Dataset` with the columns `text` (a string), `image` (decoded to
-RGB when it is read) or `audio`, and `label` (a `ClassLabel`), whatever the source calls them. Every
-row is looked at once, here: an empty text or a damaged image is named by its file and line before
-any training starts. `stream_rows` looks at each row when its turn comes, for data larger than
-memory. `_sources` says what a source can be, `_cells` what a good cell is, `_rows` walks through
-both.
+`load_rows` returns a `datasets.Dataset` with a column `text` (a string), `image` (decoded to RGB
+when it is read) or `audio`, and a column `label` (a `ClassLabel`), whatever their names in the
+source. It checks every row, so an empty text or a damaged image is reported with its file and line
+before training starts. `stream_rows` checks each row when it is read, for data larger than memory.
+`_sources` opens sources, `_cells` checks cells, `_reader` combines both.
 """
 
-import itertools
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,18 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ._audio import AUDIO_COLUMN
-from ._cells import ImageCell, read_image, read_label, require_known_label
+from ._cells import FileCell, read_image, read_label, require_known_label
 from ._data_spec import DataSpec as DataSpec
-from ._rows import (
-    Column,
-    Example,
-    copy_cells,
-    open_reader,
-    skip_report,
-    text_column,
-    text_feature,
-    usable_rows,
-)
+from ._reader import Column, Example, copy_cells, open_reader, text_column, text_feature
 from ._split import split_train_test as split_train_test
 from ._table import Table, in_label_order
 
@@ -47,21 +35,20 @@ def load_rows(
 ) -> "datasets.Dataset":
     """Read and check a data set.
 
-    Texts, and images in single files, are copied into memory in compact (Arrow) form; images in
-    an image folder stay files, and those in a stored data set stay where they are. Nothing is
-    written to disk except what `datasets` keeps of a hub download.
+    Texts, and images inside files of rows, are copied into memory in Arrow format. Images in
+    folders stay files, and those in a stored data set stay there. Nothing is written to disk
+    except hub downloads, by `datasets`.
 
     Args:
         spec: The source and how to read it.
-        modality: What the rows hold.
-        labels: The class names in their order, as a trained adapter knows them. By default the
-            source's own order; without one, by number if all labels are whole numbers, else by
-            name.
-        require_labels: Whether every row needs a label. If not, labels are not read at all.
+        modality: Input of the model.
+        labels: Class names in order, as for a trained adapter. By default in the source's order
+            or, without one, sorted: by number if all labels are integers, else by name.
+        require_labels: Whether every row needs a label. If not, labels are not read.
 
     Returns:
-        The usable rows in their order, with the column `text`, `image` or `audio` and, if labels
-        are required, `label`.
+        The usable rows, in order, with the column `text`, `image` or `audio` and, if labels are
+        required, `label`.
 
     Raises:
         DataError: If the source cannot be read, has no such column or no usable row, or has a bad
@@ -70,46 +57,41 @@ def load_rows(
     """
     columns = classification_columns(modality, labels)[: 2 if require_labels else 1]
     reader = open_reader(spec, columns)
-    table = reader.table
-    bad_rows: list[str] = []
-    examples = itertools.islice(usable_rows(spec, reader, bad_rows), spec.limit)
-    if modality == "image" and table.dataset is not None:
-        dataset, found = _refer_to_images(table.dataset, spec.image_column, examples)
+    stored, source_names = reader.table.dataset, reader.table.class_names
+    if modality == "image" and stored is not None:
+        dataset, found = _refer_to_images(stored, spec.image_column, reader.examples())
     else:
-        dataset, found = _copy_inputs(columns, examples)
-    if bad_rows:
-        warnings.warn(skip_report(spec.source, bad_rows, len(found)), stacklevel=2)
+        dataset, found = _copy_inputs(columns, reader.examples())
+    reader.warn_of_skipped(len(found))
     if require_labels:
-        class_names = labels if labels is not None else table.class_names.get(spec.label_column)
+        class_names = labels if labels is not None else source_names.get(spec.label_column)
         dataset = _add_labels(dataset, found, class_names)
     return dataset.select(np.fromiter(found, dtype=np.int64))
 
 
 @dataclass(frozen=True, slots=True)
 class RowStream:
-    """The rows of a data set without labels, read anew in every pass: for data beyond memory.
+    """The rows of a data set without labels, read anew in every epoch, for data beyond memory.
 
-    Rows are as those of `load_rows`, checked when their turn comes. A bad row raises `DataError`
-    then, or is left out and counted in a warning at the end of the pass.
+    Rows are those of `load_rows`, but checked when they are read. A bad row raises `DataError`, or
+    is skipped and counted in a warning at the end of the epoch.
 
     Attributes:
         spec: The source and how to read it.
-        modality: What the rows hold.
+        modality: Input of the model.
     """
 
     spec: DataSpec
     modality: Modality
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Read the usable rows in their order."""
+        """Read the usable rows, in order."""
         reader = open_reader(self.spec, [_INPUTS[self.modality]])
-        bad_rows: list[str] = []
         num_usable = 0
-        for example in itertools.islice(usable_rows(self.spec, reader, bad_rows), self.spec.limit):
+        for example in reader.examples():
             num_usable += 1
             yield {self.modality: self._decode(example.cells[self.modality])}
-        if bad_rows:
-            warnings.warn(skip_report(self.spec.source, bad_rows, num_usable), stacklevel=2)
+        reader.warn_of_skipped(num_usable)
 
     def _decode(self, cell: Any) -> Any:  # noqa: ANN401
         if self.modality != "image":
@@ -120,31 +102,30 @@ class RowStream:
 
 
 def stream_rows(spec: DataSpec, *, modality: Modality) -> RowStream:
-    """Open a data set without labels to be read again and again, never whole.
+    """Open a data set without labels for repeated streaming.
 
     Args:
         spec: The source and how to read it.
-        modality: What the rows hold.
+        modality: Input of the model.
 
     Returns:
-        The rows.
+        The rows, unchecked until they are read.
 
     Raises:
-        DataError: If the source cannot be opened or has no such column; what is wrong with a row
-            is found when it is read.
+        DataError: If the source cannot be opened or has no such column.
     """
     open_reader(spec, [_INPUTS[modality]])
     return RowStream(spec, modality)
 
 
 def _image_feature() -> Any:  # noqa: ANN401
-    """Return the type of an image, decoded to RGB when it is read."""
+    """Type of an image in a data set, decoded to RGB when it is read."""
     import datasets
 
     return datasets.Image(mode="RGB")
 
 
-def _read_image(value: object, table: Table, _name: str) -> ImageCell:
+def _read_image(value: object, table: Table, _name: str) -> FileCell:
     return read_image(value, table.folder)
 
 
@@ -158,34 +139,29 @@ _INPUTS: Mapping[Modality, Column] = {
 def classification_columns(
     modality: Modality, labels: Sequence[str] | None
 ) -> tuple[Column, Column]:
-    """Describe what the rows of a classification task have.
+    """Columns of a classification task: the input, and the name of its class.
 
     Args:
-        modality: What is classified.
+        modality: Input of the model.
         labels: The known classes; None allows any.
 
     Returns:
-        The input and the class.
+        The columns.
     """
-    return _INPUTS[modality], _label_column(labels)
-
-
-def _label_column(known_labels: Sequence[str] | None) -> Column:
-    """Describe a column of classes; the normal form is the name of the class."""
 
     def read(value: object, table: Table, name: str) -> str:
         label = read_label(value, table.class_names.get(name))
-        if known_labels is not None:
-            require_known_label(label, known_labels)
+        if labels is not None:
+            require_known_label(label, labels)
         return label
 
-    return Column("label", read, text_feature, is_target=True)
+    return _INPUTS[modality], Column("label", read, text_feature, is_target=True)
 
 
 def _copy_inputs(
     columns: Sequence[Column], examples: Iterable[Example]
 ) -> tuple["datasets.Dataset", dict[int, str]]:
-    """Collect examples in memory; return them with the label of each position."""
+    """Collect examples in memory; returns them and the label of each position."""
     dataset = copy_cells(columns, examples)
     if "label" not in dataset.column_names:
         return dataset, dict.fromkeys(range(len(dataset)), "")
@@ -195,7 +171,7 @@ def _copy_inputs(
 def _refer_to_images(
     stored: "datasets.Dataset", column: str, examples: Iterable[Example]
 ) -> tuple["datasets.Dataset", dict[int, str]]:
-    """Leave all images where they are; return them with the label of each usable position."""
+    """Refer to stored images; returns all of them and the label of each usable position."""
     import datasets
 
     found = {example.position: str(example.cells.get("label", "")) for example in examples}
@@ -208,7 +184,7 @@ def _refer_to_images(
 def _add_labels(
     dataset: "datasets.Dataset", found: Mapping[int, str], class_names: Sequence[str] | None
 ) -> "datasets.Dataset":
-    """Add the column of class numbers; positions without label get -1."""
+    """Add the column of class numbers, -1 at positions without a label."""
     import datasets
 
     names = in_label_order(found.values()) if class_names is None else list(class_names)

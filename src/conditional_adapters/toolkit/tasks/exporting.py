@@ -1,4 +1,4 @@
-"""A trained classifier as an ONNX file, with what is needed to use it beside it."""
+"""Export of a trained classifier to an ONNX file, with its processor beside it."""
 
 import json
 import os
@@ -14,20 +14,20 @@ from ._collate import examples_of
 from ._extras import import_extra
 from .models import Classifier
 
-# Two texts of different lengths, and three of others to check with.
+# Two texts of different lengths for tracing, and three others for the check.
 _TEXTS = ("one two three four five six seven eight", "one two three")
 _OTHER_TEXTS = ("a", "a longer text, and then some more of it", "another text")
 
 
 @dataclass(frozen=True)
 class ExportedClassifier:
-    """An ONNX file and how it was checked.
+    """An ONNX file and its check.
 
     Attributes:
         path: The file. The tokenizer or image processor is in its folder.
-        largest_difference: Between logits of PyTorch and of ONNX Runtime, on a small batch of
-            another size than the one the file was made with.
-        agrees: Whether both choose the same classes there.
+        largest_difference: Between the logits of PyTorch and of ONNX Runtime, on a small batch of
+            another size than the traced one.
+        agrees: Whether both predict the same classes there.
     """
 
     path: Path
@@ -43,20 +43,20 @@ def export_classifier(
     opset: int = 20,
     int8: bool = False,
 ) -> ExportedClassifier:
-    """Write a classifier as an ONNX file that takes what its tokenizer or image processor returns.
+    """Write a classifier to an ONNX file whose input is the output of its processor.
 
     The file's metadata hold `labels` (JSON), `modality`, `max_length` (of texts), `base_model`,
     `reduction_factor` and `library_version`.
 
     Args:
         classifier: A classifier whose model is conditional, in float32.
-        path: The file; its folder is made if needed and gets the tokenizer or image processor.
+        path: The file; its folder is created if needed and gets the tokenizer or image processor.
         base_model: Name of the pretrained model, for the metadata.
         opset: Version of the ONNX operators.
-        int8: Write linear maps in 8 bits.
+        int8: Quantise linear layers to 8 bits.
 
     Returns:
-        The file and how far it is from PyTorch.
+        The file and its check against PyTorch.
 
     Raises:
         ConfigError: If an argument is out of range, the model does not export, or onnx,
@@ -100,7 +100,7 @@ def export_classifier(
 
 
 def _sample_inputs(classifier: Classifier, texts: tuple[str, ...]) -> dict[str, Tensor]:
-    """Encode as many rows as there are texts."""
+    """Encode one example per text, or as many images."""
     if classifier.modality == "text":
         encoded = classifier.encode({"text": texts})
     else:

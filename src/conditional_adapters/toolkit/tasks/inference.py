@@ -1,4 +1,4 @@
-"""Run a task over a whole data set."""
+"""Inference on a whole data set."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -16,27 +16,24 @@ from .task import Columns, Prediction, Task
 if TYPE_CHECKING:
     import datasets
 
-# What a forward pass costs beside its tokens, in tokens: about what Python and thin matrix
-# products cost a small encoder on a CPU at r = 8 (our choice).
+# Fixed cost of a forward pass, in tokens: overhead of Python and of thin matrix products, for a
+# small encoder on a CPU at r = 8 (our choice).
 _COST_OF_BATCH = 128
 
 
 def predict(
     task: Task, rows: "datasets.Dataset", *, batch_size: int = 32, show_progress: bool = False
 ) -> list[Prediction]:
-    """Predict every row.
-
-    Rows of similar length share a batch, so that little is spent on padding; see
-    `batches_by_length`.
+    """Predict every row; rows of similar length share a batch, see `batches_by_length`.
 
     Args:
-        task: What to run; its model is put into evaluation mode by its loader.
-        rows: As `load_task_rows` returns, with or without targets.
-        batch_size: The longest examples that share a forward pass, >= 1.
+        task: A task, its model in evaluation mode.
+        rows: From `load_task_rows`, with or without targets.
+        batch_size: Number of the longest examples in a batch, >= 1.
         show_progress: Show a progress bar.
 
     Returns:
-        A prediction for each row, in their order.
+        One prediction per row, in order.
     """
     predictions: list[Prediction] = []
     for chunk, examples, outputs in _chunks(task, rows, batch_size, show_progress):
@@ -50,17 +47,17 @@ def predict_scores(
     *,
     batch_size: int = 32,
     show_progress: bool = False,
-) -> Float[np.ndarray, "rows classes"]:
+) -> Float[np.ndarray, "examples classes"]:
     """Compute the class probabilities of each row.
 
     Args:
-        classifier: The model; put into evaluation mode by its loader.
-        rows: As `load_rows` returns, with or without labels.
-        batch_size: The longest rows that share a forward pass, >= 1.
+        classifier: A classifier, its model in evaluation mode.
+        rows: From `load_rows`, with or without labels.
+        batch_size: Number of the longest examples in a batch, >= 1.
         show_progress: Show a progress bar.
 
     Returns:
-        Probabilities in the order of the rows.
+        Probabilities, in the order of the rows.
     """
     scores = [np.zeros((0, len(classifier.labels)), dtype=np.float32)]
     for _, _, outputs in _chunks(classifier, rows, batch_size, show_progress):
@@ -71,7 +68,7 @@ def predict_scores(
 def _chunks(
     task: Task, rows: "datasets.Dataset", batch_size: int, show_progress: bool
 ) -> Iterator[tuple[Columns, Columns, list[Any]]]:
-    """Yield rows, the examples that were made of them, and the output for each example."""
+    """Yield rows in chunks, their examples, and the output for each example."""
     inputs = rows.select_columns(list(task.inputs))
     with tqdm(total=len(rows), unit="example", disable=not show_progress) as bar:
         for start in range(0, len(rows), task.chunk_size):
@@ -92,23 +89,23 @@ def _chunks(
 def batches_by_length(
     task: Task, examples: Columns, batch_size: int
 ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-    """Yield batches of examples of similar length, with their places.
+    """Yield batches of examples of similar length, with their indices.
 
-    A batch has at most as many tokens as `batch_size` of the longest examples, padding counted.
-    Within that, examples are divided so that padding and the number of batches cost least.
+    A batch has at most as many tokens, with padding, as `batch_size` of the longest examples.
+    Within this limit the batches minimise the cost of padding and of the number of batches.
 
     Args:
-        task: Whose examples they are.
+        task: The task of the examples.
         examples: Columns of model input.
-        batch_size: The longest examples that share a batch, >= 1.
+        batch_size: Number of the longest examples in a batch, >= 1.
 
     Yields:
-        The places of some examples, and these as one batch on the device of the model.
+        Indices of examples, and these as one batch on the device of the model.
     """
     unpacked = examples_of(examples)
     order = sorted(range(len(unpacked)), key=lambda index: length_of(unpacked[index]))
-    # Images and windows of speech are all of one size. Their order still matters: a batch has the
-    # slots that its longest speech needs, so windows with much of it had better be together.
+    # Images and windows of speech have a fixed size. Their order still matters: the longest speech
+    # of a batch decides how many tokens it processes.
     sizes = [len(example.get("input_ids", (0,))) for example in unpacked]
     limit = batch_size * max(sizes, default=1)
     for first, end in pairwise(_boundaries([sizes[index] for index in order], limit)):
@@ -118,9 +115,9 @@ def batches_by_length(
 
 
 def _boundaries(sizes: Sequence[int], limit: int) -> list[int]:
-    """Divide ascending sizes into runs, at the least cost by dynamic programming.
+    """Divide ascending sizes into runs of minimal cost, by dynamic programming.
 
-    A run costs its tokens with padding, and what a forward pass costs beside its tokens.
+    The cost of a run is its number of tokens with padding, plus `_COST_OF_BATCH`.
     """
     best = [(0, len(sizes))] * (len(sizes) + 1)  # the cost from here on, and where the run ends
     for first in range(len(sizes) - 1, -1, -1):
@@ -139,7 +136,7 @@ def _boundaries(sizes: Sequence[int], limit: int) -> list[int]:
 
 
 def length_of(example: Mapping[str, Any]) -> int:
-    """Count the tokens of a text, or the frames of speech; images are all alike."""
+    """Number of tokens of a text or of frames of speech; 0 for images, which have a fixed size."""
     if "input_ids" in example:
         return len(example["input_ids"])
     mask = example.get("attention_mask")

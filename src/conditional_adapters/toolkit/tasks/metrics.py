@@ -1,4 +1,4 @@
-"""Quality of predictions, by scikit-learn and jiwer."""
+"""Metrics of predictions, by scikit-learn, scipy and jiwer."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def classification_metrics(
-    scores: Float[np.ndarray, "rows classes"], labels: Int[np.ndarray, " rows"]
+    scores: Float[np.ndarray, "examples classes"], labels: Int[np.ndarray, " examples"]
 ) -> dict[str, float]:
     """Compute accuracy and macro-averaged F1.
 
     Args:
         scores: Logits or probabilities.
-        labels: The right classes.
+        labels: The correct classes.
 
     Returns:
         `accuracy` and `macro_f1`, in [0, 1].
@@ -39,12 +39,12 @@ def classification_metrics(
 def score_labels(
     predictions: "Sequence[Prediction]", labels: Sequence[str], rows: "datasets.Dataset"
 ) -> dict[str, float]:
-    """Compute accuracy and macro-averaged F1 of predicted classes.
+    """Compute accuracy and macro-averaged F1 of predicted classes, as `Task.score`.
 
     Args:
-        predictions: One for each row, its class under `label`.
+        predictions: One per example, the class name under `label`.
         labels: The names of all classes.
-        rows: Rows with the right classes, as numbers.
+        rows: Examples with the numbers of the correct classes.
 
     Returns:
         `accuracy` and `macro_f1`, in [0, 1].
@@ -56,36 +56,27 @@ def score_labels(
 
 def tally_labels(
     predictions: "Sequence[Prediction]", labels: Sequence[str], rows: "datasets.Dataset"
-) -> Float[np.ndarray, "rows 2"]:
-    """Give one point for a right row, as `Task.tally`; arguments as `score_labels`.
-
-    Args:
-        predictions: One for each row, its class under `label`.
-        labels: The names of all classes.
-        rows: Rows with the right classes, as numbers.
-
-    Returns:
-        Points, and 1 for each row.
-    """
+) -> Float[np.ndarray, "examples 2"]:
+    """Count correct predictions, as `Task.tally`; arguments as for `score_labels`."""
     pairs = zip(predictions, rows["label"], strict=True)
     return np.array([[p["label"] == labels[label], 1.0] for p, label in pairs])
 
 
 def compare_accuracy(
-    scores: Float[np.ndarray, "rows classes"],
-    reference: Float[np.ndarray, "rows classes"],
-    labels: Int[np.ndarray, " rows"],
+    scores: Float[np.ndarray, "examples classes"],
+    reference: Float[np.ndarray, "examples classes"],
+    labels: Int[np.ndarray, " examples"],
 ) -> dict[str, float]:
-    """Compare two models on the same rows.
+    """Compare the accuracy of two models on the same examples.
 
     Args:
-        scores: Logits or probabilities of the model in question.
-        reference: Those of the model that it is compared with.
-        labels: The right classes.
+        scores: Logits or probabilities of the model.
+        reference: Those of the reference model.
+        labels: The correct classes.
 
     Returns:
-        `accuracy_difference`, in [-1, 1], positive if the model is the better one, and `p_value` of
-        McNemar's exact test: how likely equally good models would differ at least so much.
+        `accuracy_difference`, in [-1, 1], positive if the model is better, and `p_value` of
+        McNemar's exact test.
     """
     from scipy.stats import binomtest
 
@@ -98,24 +89,24 @@ def compare_accuracy(
 
 
 def accuracy_interval(
-    scores: Float[np.ndarray, "rows classes"],
-    reference: Float[np.ndarray, "rows classes"],
-    labels: Int[np.ndarray, " rows"],
+    scores: Float[np.ndarray, "examples classes"],
+    reference: Float[np.ndarray, "examples classes"],
+    labels: Int[np.ndarray, " examples"],
 ) -> tuple[float, float]:
-    """Bound the difference in accuracy of two models on the same rows, with 95 % confidence.
+    """95 % confidence interval of the difference in accuracy of two models on the same examples.
 
     Args:
-        scores: Logits or probabilities of the model in question.
-        reference: Those of the model that it is compared with.
-        labels: The right classes.
+        scores: Logits or probabilities of the model.
+        reference: Those of the reference model.
+        labels: The correct classes.
 
     Returns:
-        Lower and upper end, in [-1, 1]; negative where the reference is the better one.
+        Lower and upper bound, in [-1, 1]; negative where the reference is better.
 
     Source:
-        The adjusted Wald interval of Bonett and Price (2012), "Adjusted Wald confidence interval
-        for a difference of binomial proportions based on paired data": one row more that each model
-        wins, which keeps it honest for few rows and for models that never disagree.
+        Bonett and Price (2012), "Adjusted Wald confidence interval for a difference of binomial
+        proportions based on paired data". It adds one example that each model wins, so it also
+        holds for few examples and for models that never disagree.
     """
     from scipy.stats import norm
 
@@ -129,27 +120,25 @@ def accuracy_interval(
 
 
 def _disagreements(
-    scores: Float[np.ndarray, "rows classes"],
-    reference: Float[np.ndarray, "rows classes"],
-    labels: Int[np.ndarray, " rows"],
+    scores: Float[np.ndarray, "examples classes"],
+    reference: Float[np.ndarray, "examples classes"],
+    labels: Int[np.ndarray, " examples"],
 ) -> tuple[int, int]:
-    """Count the rows that only the model, and only the reference, has right."""
+    """Count the examples that only the model, and only the reference, predicts correctly."""
     is_right, is_reference_right = scores.argmax(-1) == labels, reference.argmax(-1) == labels
     won, lost = is_right & ~is_reference_right, ~is_right & is_reference_right
     return int(won.sum()), int(lost.sum())
 
 
 def word_errors(references: Sequence[str], texts: Sequence[str]) -> list[tuple[int, int]]:
-    """Count wrong words by jiwer, after Whisper's English normaliser.
-
-    The word error rate of a data set is the sum of the errors over the sum of the words.
+    """Count word errors by jiwer, after Whisper's English normaliser.
 
     Args:
-        references: What was said.
-        texts: What was written down, one for each reference.
+        references: The correct transcripts.
+        texts: The predicted transcripts.
 
     Returns:
-        For each pair the words that are substituted, left out or put in, and the words of the
+        For each pair the substituted, deleted and inserted words together, and the words of the
         reference.
     """
     jiwer = import_extra("jiwer", extra="speech", purpose="the word error rate")
@@ -167,7 +156,7 @@ def word_errors(references: Sequence[str], texts: Sequence[str]) -> list[tuple[i
 
 
 def trainer_metrics(prediction: "EvalPrediction") -> dict[str, float]:
-    """Compute `classification_metrics` of what transformers' Trainer collected."""
+    """Compute `classification_metrics` for transformers' Trainer."""
     return classification_metrics(
         np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
     )

@@ -1,6 +1,6 @@
-"""A pretrained model with a head for the classes of a data set, and what turns rows into input."""
+"""Pretrained models with their processors: classifiers, and backbones without a task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,7 @@ from transformers.models.auto.modeling_auto import (
 
 from ...errors import ConfigError, UnsupportedArchitectureError
 from ..assets import load_packaged_image_processor
-from ._loading import (
-    PACKAGED as PACKAGED,
-)
+from ._loading import PACKAGED as PACKAGED
 from ._loading import (
     from_pretrained,
     label_settings,
@@ -39,7 +37,7 @@ from ._loading import (
 from .data import Modality
 from .metrics import score_labels, tally_labels, trainer_metrics
 from .preprocessing import Preprocessor
-from .task import Columns, Prediction, Quality, TrainerMetrics
+from .task import Columns, Prediction, Quality, TaskDefaults
 
 if TYPE_CHECKING:
     import datasets
@@ -49,6 +47,11 @@ _PACKAGED_MODALITIES: dict[str, Modality] = {
     "dinov2": "image",
     "whisper": "audio",
 }
+_MODEL_TYPES: dict[Modality, Collection[str]] = {
+    "audio": MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
+    "text": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "image": MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+}
 _AUTO_MODELS = {
     "text": AutoModelForSequenceClassification,
     "image": AutoModelForImageClassification,
@@ -56,26 +59,21 @@ _AUTO_MODELS = {
 
 
 @dataclass(frozen=True)
-class Classifier:
-    """A classification model, the processor that feeds it, and its classes: a `Task`.
-
-    Attributes:
-        model: A transformers model for sequence or image classification.
-        processor: Its tokenizer or image processor.
-        modality: "text" or "image".
-        labels: Class names in the order of the logits.
-        max_length: Tokens per text; longer texts are cut there. None for images.
-    """
+class Classifier(TaskDefaults):
+    """Classification of texts or images: a `Task`."""
 
     model: PreTrainedModel
-    processor: Any
-    modality: Modality
+    processor: Any  # its tokenizer or image processor
+    modality: Modality  # "text" or "image"
     labels: tuple[str, ...]
     max_length: int | None
 
+    quality = Quality(name="accuracy")
+    trainer_metrics = staticmethod(trainer_metrics)
+
     @property
     def preprocessor(self) -> Preprocessor:
-        """What turns rows into the model's input."""
+        """Conversion of rows to the model's input."""
         return Preprocessor(self.processor, self.modality, self.max_length)
 
     @property
@@ -88,32 +86,12 @@ class Classifier:
         """The columns that the model reads."""
         return (self.modality,)
 
-    @property
-    def chunk_size(self) -> int:
-        """Rows that are encoded, and sorted by length, at a time."""
-        return 1024
-
-    @property
-    def splits_rows(self) -> bool:
-        """Whether a row may become several examples."""
-        return False
-
-    @property
-    def trainer_metrics(self) -> TrainerMetrics | None:
-        """What transformers' Trainer measures while it trains."""
-        return trainer_metrics
-
-    @property
-    def quality(self) -> Quality:
-        """Accuracy."""
-        return Quality(name="accuracy")
-
-    def encode(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-        """Turn columns of rows into columns of model input; see `Preprocessor.encode`."""
+    def encode(self, rows: Columns) -> dict[str, list[Any]]:
+        """Convert columns of rows to columns of model input; see `Preprocessor.encode`."""
         return self.preprocessor.encode(rows)
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Pad encoded examples to the longest and stack them; see `Preprocessor.collate`."""
+        """Pad and stack encoded examples."""
         return self.preprocessor.collate(examples)
 
     def infer(self, batch: Mapping[str, Tensor]) -> list[Float[np.ndarray, " classes"]]:
@@ -121,7 +99,7 @@ class Classifier:
         return list(self.model(**batch).logits.float().softmax(-1).cpu().numpy())
 
     def decode(self, rows: Columns, examples: Columns, outputs: Sequence[Any]) -> list[Prediction]:
-        """Name the most probable class, and give the probability of each."""
+        """Return the most probable class and the probability of each."""
         return [
             {
                 "label": self.labels[int(scores.argmax())],
@@ -142,50 +120,42 @@ class Classifier:
     def tally(
         self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
     ) -> Float[np.ndarray, "rows 2"]:
-        """Give one point for a right row."""
+        """Return 1 for each right example, else 0, over 1."""
         return tally_labels(predictions, self.labels, rows)
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A pretrained model without a task, and what feeds it.
-
-    Attributes:
-        model: A transformers model, with the head that it was pretrained with or none.
-        preprocessor: What turns rows into its input.
-    """
+    """A pretrained model without a task, with the head of its pretraining or none."""
 
     model: PreTrainedModel
     preprocessor: Preprocessor
 
 
 def modality_of(model_name: str) -> Modality:
-    """Tell whether a model classifies texts or images, or writes down speech.
+    """Return the modality of a model: a classifier of texts or images, or a speech recogniser.
 
     Args:
         model_name: A local folder, a hub id, or a packaged model.
 
     Returns:
-        The modality of what it reads.
+        The modality of its input.
 
     Raises:
         ConfigError: If there is no such model.
-        UnsupportedArchitectureError: If it does none of these.
+        UnsupportedArchitectureError: If it is of another kind.
     """
     if model_name.startswith(PACKAGED):
         known = tuple(_PACKAGED_MODALITIES)
         return _PACKAGED_MODALITIES[packaged_name(model_name, known, "texts, images or speech")]
     model_type = from_pretrained(AutoConfig, model_name).model_type
-    if model_type in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES:
-        return "audio"
-    if model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
-        return "text"
-    if model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
-        return "image"
+    for modality, model_types in _MODEL_TYPES.items():
+        if model_type in model_types:
+            return modality
     raise UnsupportedArchitectureError(
-        f"{model_name!r} is a {model_type!r} model, for which transformers has no sequence or "
-        "image classification head, and which does not write down speech. Choose an encoder such "
-        "as BERT, RoBERTa, ViT or DINOv2, or Whisper."
+        f"{model_name!r} is a {model_type!r} model, for which transformers has no head for "
+        "sequence classification, image classification or speech recognition. Choose an encoder "
+        "such as BERT, RoBERTa, ViT or DINOv2, or Whisper."
     )
 
 
@@ -197,11 +167,11 @@ def load_classifier(
     Args:
         model_name: A local folder, a hub id, or "packaged:minilm" or "packaged:dinov2".
         labels: Class names, at least two.
-        max_length: Cut texts at so many tokens; None or a larger number than the model takes means
-            the model's limit.
+        max_length: Cut texts at this number of tokens, at most the model's limit. None means the
+            limit.
 
     Returns:
-        The model in evaluation mode, with what feeds it.
+        The classifier, its model in evaluation mode.
 
     Raises:
         ConfigError: If there is no such model, or a number is out of range.
@@ -210,8 +180,8 @@ def load_classifier(
     modality = modality_of(model_name)
     if modality == "audio":
         raise UnsupportedArchitectureError(
-            f"{model_name!r} writes down speech, and a classifier of texts or images is needed. "
-            "Choose an encoder such as BERT, RoBERTa, ViT or DINOv2, or the task "
+            f"{model_name!r} is a speech recogniser, not a classifier of texts or images. Choose "
+            "an encoder such as BERT, RoBERTa, ViT or DINOv2, or the task "
             "automatic-speech-recognition."
         )
     if len(labels) < 2:
@@ -228,22 +198,20 @@ def load_classifier(
 def load_backbone(
     model_name: str, *, head: type | None = None, max_length: int | None = None
 ) -> Backbone:
-    """Load a pretrained model to pretrain it further.
+    """Load a pretrained model for further pretraining.
 
     Args:
         model_name: A local folder, a hub id, or a packaged model.
-        head: An auto class whose head is needed, as the model was pretrained with; None means the
-            model without any head, and Whisper with its decoder.
-        max_length: Cut texts at so many tokens; None or a larger number than the model takes means
-            the model's limit.
+        head: Auto class of the pretrained head; None means no head, and for Whisper the decoder.
+        max_length: Cut texts at this number of tokens, at most the model's limit. None means the
+            limit.
 
     Returns:
-        The model in evaluation mode, with what feeds it.
+        The model in evaluation mode, with its preprocessor.
 
     Raises:
-        ConfigError: If there is no such model or it has not such a head, or a number is out of
-            range.
-        UnsupportedArchitectureError: If it reads neither texts nor images nor English speech.
+        ConfigError: If there is no such model or it has no such head, or a number is out of range.
+        UnsupportedArchitectureError: If its input is neither text, images nor English speech.
     """
     modality = modality_of(model_name)
     if modality == "audio":
@@ -257,11 +225,11 @@ def load_backbone(
 
 
 def save_backbone(backbone: Backbone, directory: Path) -> None:
-    """Save the dense model alone, when training changed its weights; adapters then belong to that.
+    """Save a dense model whose weights were trained; it becomes the base model of its adapters.
 
     Args:
-        backbone: A pretrained model with adapters.
-        directory: A folder for the model, and for what feeds it.
+        backbone: A pretrained model with adapters, which are not saved.
+        directory: The folder for the model and its processor.
     """
     model = backbone.model
     weights = {name: v for name, v in model.state_dict().items() if ".coda_" not in name}
@@ -271,7 +239,7 @@ def save_backbone(backbone: Backbone, directory: Path) -> None:
 
 
 def _load_model_with_head(model_name: str, auto_class: Any) -> PreTrainedModel:  # noqa: ANN401
-    """Load a model with a pretrained head; a new one would not say anything about the states."""
+    """Load a model with a pretrained head; refuse one whose head would be initialised."""
     missing = ["all of the head"]
     if not model_name.startswith(PACKAGED):
         model, info = from_pretrained(auto_class, model_name, output_loading_info=True)
@@ -280,7 +248,7 @@ def _load_model_with_head(model_name: str, auto_class: Any) -> PreTrainedModel: 
         shown = ", ".join(missing[:5])
         raise ConfigError(
             f"{model_name!r} has no pretrained head for {auto_class.__name__} (missing: {shown}). "
-            "Take a checkpoint that has it, or --objective distillation, which needs none."
+            "Choose a checkpoint that has it, or --objective distillation, which needs none."
         )
     result: PreTrainedModel = model.eval()
     return result

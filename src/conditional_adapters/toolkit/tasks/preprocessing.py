@@ -1,4 +1,4 @@
-"""What turns rows into the input of a model."""
+"""Conversion of rows to model input."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,27 +14,21 @@ from .data import Modality
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """A tokenizer, image processor or processor of speech, and how it is used.
+    """Conversion of texts, images or recordings to model input."""
 
-    Attributes:
-        processor: The tokenizer, image processor, or Whisper's processor.
-        modality: "text", "image" or "audio".
-        max_length: Tokens per text; longer texts are cut there. None for images and speech.
-    """
-
-    processor: Any
+    processor: Any  # a tokenizer, an image processor, or Whisper's processor
     modality: Modality
-    max_length: int | None
+    max_length: int | None  # tokens at which texts are cut; None for images and speech
 
     def encode(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-        """Turn columns of rows into columns of model input.
+        """Turn columns of rows into columns of unpadded model input.
 
         Args:
-            rows: A column `text`, `image` or `audio`, and `label` if there are labels.
+            rows: A column `text`, `image` or `audio`, and optionally `label`.
 
         Returns:
-            The columns the model takes, unpadded, with `labels` if there are labels. Windows of
-            speech come with an `attention_mask` over their frames, 1 up to where the speech ends.
+            Model input, with `labels` if there are labels. Windows of speech have an
+            `attention_mask` over their frames, 1 up to the end of the speech.
 
         Raises:
             DataError: If a recording is damaged or longer than the window of the model.
@@ -54,14 +48,7 @@ class Preprocessor:
         return columns
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Pad encoded examples to the longest and stack them.
-
-        Args:
-            examples: Encoded rows, at least one.
-
-        Returns:
-            A batch of tensors.
-        """
+        """Pad and stack encoded examples, at least one, to a batch."""
         if self.modality == "text":
             return dict(self.processor.pad(list(examples), return_tensors="pt"))
         batch = {
@@ -80,8 +67,9 @@ class Preprocessor:
             if len(samples) > extractor.n_samples:
                 raise DataError(
                     f"the recording {cell['path'] or 'of a row'} has "
-                    f"{len(samples) / extractor.sampling_rate:.1f} seconds, and the window of the "
-                    f"model {extractor.n_samples / extractor.sampling_rate:g}. Cut it at pauses."
+                    f"{len(samples) / extractor.sampling_rate:.1f} seconds, but the window of the "
+                    f"model has {extractor.n_samples / extractor.sampling_rate:g}. Cut it at "
+                    "pauses."
                 )
         features = extractor(
             recordings,

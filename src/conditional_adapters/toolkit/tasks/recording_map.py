@@ -1,4 +1,4 @@
-"""Recordings with their transcripts and routing, ready to be drawn."""
+"""Routing maps of recordings, with their transcripts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,22 +28,20 @@ def route_recordings(
     factors: Iterable[float],
     gold: Sequence[str] | None = None,
 ) -> list[RoutedRow]:
-    """Write down recordings densely and at several reduction factors, and record the routing.
+    """Transcribe recordings at r = 1 and at several reduction factors, and record the routing.
 
-    Dense means the same adapter at r = 1. Afterwards the model is in the mode and at the reduction
-    factor it had.
+    The mode and the reduction factor of the model are restored.
 
     Args:
         recogniser: A Whisper whose model is conditional.
-        recordings: Each at most as long as the window of the model: `{"path": file, "bytes": None}`
-            or with the bytes of a file.
+        recordings: Paths or bytes of files, each at most as long as the window of the model.
         factors: Reduction factors above 1.
-        gold: Their right transcripts.
+        gold: The correct transcripts.
 
     Returns:
-        One row for each recording, with a run for each factor in ascending order. The picture is
-        the spectrogram that the model reads, low tones at the bottom, cut where the recording
-        ends; what routers choose behind that is not shown.
+        One row per recording, with one run per factor, ascending. The image is the spectrogram
+        that the model reads, low frequencies at the bottom, cut at the end of the recording;
+        tokens chosen after it are not shown.
 
     Raises:
         ConfigError: If a factor is not above 1, or no layer is routed.
@@ -68,7 +66,7 @@ def _route(
     model = recogniser.model
     batch = recogniser.collate(examples_of(recogniser.encode({"audio": [recording]})))
     inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    dense, _ = _hear(recogniser, inputs, 1)
+    dense, _ = _transcribe(recogniser, inputs, 1)
     config: Any = model.config
     frames_per_token = batch["input_features"].shape[-1] // config.max_source_positions
     num_tokens = -(-int(batch["attention_mask"].sum()) // frames_per_token)
@@ -77,7 +75,7 @@ def _route(
     seconds = num_tokens * frames_per_token * extractor.hop_length / extractor.sampling_rate
     runs = []
     for factor in factors:
-        heard, routing = _hear(recogniser, inputs, factor)
+        transcript, routing = _transcribe(recogniser, inputs, factor)
         processed = routing.processed_tokens()[:, 0, :num_tokens].cpu().numpy()
         counts = processed[routed_layers(model, routing)].sum(0, keepdims=True)
         runs.append(
@@ -86,12 +84,12 @@ def _route(
                 probabilities=(),
                 processed=processed,
                 view=RoutedImage(
-                    title=_title(factor, heard, dense, gold),
+                    title=_title(factor, transcript, dense, gold),
                     pixels=pixels,
                     layer_counts=counts.astype(np.float64),
                     seconds=seconds,
                 ),
-                transcript=heard,
+                transcript=transcript,
             )
         )
     name = recording["path"]
@@ -106,18 +104,18 @@ def _route(
     )
 
 
-def _title(factor: float, heard: str, dense: str, gold: str | None) -> str:
-    said = {f"r = {factor:g}": heard, "with every token": dense}
+def _title(factor: float, transcript: str, dense: str, gold: str | None) -> str:
+    said = {f"r = {factor:g}": transcript, "with every token": dense}
     if gold is not None:
         said["right"] = gold
-    # A recogniser that never ends would push the picture off the page.
+    # An endless transcript would push the image off the page.
     return "; ".join(f'{who}: "{shorten(text, _TITLE_LENGTH)}"' for who, text in said.items())
 
 
-def _hear(
+def _transcribe(
     recogniser: SpeechRecogniser, inputs: Mapping[str, Tensor], factor: float
 ) -> tuple[str, RoutingRecord]:
-    """Write a recording down; the encoder runs once, before the decoder."""
+    """Transcribe a recording; the encoder runs once, before the decoder."""
     set_reduction_factor(recogniser.model, factor)
     with torch.inference_mode(), record_routing(recogniser.model) as routing:
         (text,) = recogniser.infer(inputs)
@@ -127,7 +125,7 @@ def _hear(
 def _spectrogram(
     features: Float[Tensor, "channels frames"],
 ) -> UInt8[np.ndarray, "channels frames 3"]:
-    """Paint loud bright and silence black."""
+    """Convert log-mel features to an image: loud is bright, silence black."""
     values = features.float().cpu().flip(0)
     scaled = (values - values.min()) / (values.max() - values.min()).clamp(min=1e-6)
     return (255 * scaled).round().byte()[..., None].expand(-1, -1, 3).numpy()

@@ -1,4 +1,4 @@
-"""Texts and images with their routing, ready to be drawn."""
+"""Routing maps of texts and images."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from ...model.attach import set_reduction_factor
 from ...model.attachment import conditional_layers
 from ...model.structure import find_sites
 from ..visualisation import RoutedDocument, RoutedImage, RoutedRow, RoutedRun, words_from_tokens
+from ._collate import examples_of
 from ._routing import factors_with_a_choice, routed_layers
 from .models import Classifier
 
@@ -28,16 +29,16 @@ def route_documents(
     Args:
         classifier: A conditional text classifier.
         texts: Documents.
-        gold: Their right classes, for the titles.
+        gold: The correct classes, for the titles.
 
     Returns:
         The documents for `plot_token_map`, and the number of routed layers.
 
     Raises:
-        ConfigError: If the classifier is none of texts, or processes every token in every layer.
+        ConfigError: If it is not a text classifier, or every layer processes every token.
     """
     if classifier.modality != "text":
-        raise ConfigError("a map of words needs a text classifier, got one of images.")
+        raise ConfigError("a token map needs a text classifier, got an image classifier.")
     documents = []
     num_layers = 0
     for index, text in enumerate(texts):
@@ -55,23 +56,22 @@ def route_rows(
     factors: Iterable[float],
     gold: Sequence[str] | None = None,
 ) -> list[RoutedRow]:
-    """Classify texts or images densely and at several reduction factors, and record the routing.
+    """Classify texts or images at r = 1 and at several reduction factors, and record the routing.
 
-    Dense means the same adapter at r = 1. Afterwards the model is in the mode and at the reduction
-    factor it had.
+    The mode and the reduction factor of the model are restored.
 
     Args:
         classifier: A classifier whose model is conditional.
-        contents: Texts, or images as PIL reads them.
+        contents: Texts, or PIL images.
         factors: Reduction factors above 1.
-        gold: Their right classes.
+        gold: The correct classes.
 
     Returns:
-        One row for each content, with a run for each factor in ascending order.
+        One row per content, with one run per factor, ascending.
 
     Raises:
-        ConfigError: If a factor is not above 1, no layer is routed, the tokenizer does not tell
-            where its tokens are in the text, or the tokens of images are no grid of patches.
+        ConfigError: If a factor is not above 1, no layer is routed, the tokenizer is not a fast
+            one, or the tokens of images are not a grid of patches.
         AttachmentError: If the model has no active adapter.
     """
     ordered = factors_with_a_choice(factors)
@@ -84,7 +84,7 @@ def route_rows(
 
 @dataclass(frozen=True)
 class _Encoded:
-    """One row as the model takes it, and for texts where its tokens are."""
+    """Model input of one example, and for texts the positions of its tokens."""
 
     inputs: Mapping[str, Tensor]
     offsets: list[tuple[int, int]]
@@ -138,12 +138,12 @@ def _route_row(
 
 def _encode(classifier: Classifier, content: Any) -> _Encoded:  # noqa: ANN401
     if classifier.modality == "image":
-        inputs = classifier.collate([{"pixel_values": p} for p in _pixels(classifier, content)])
+        inputs = classifier.collate(examples_of(classifier.encode({"image": [content]})))
         return _Encoded(_on_device(classifier, inputs), [])
     if not classifier.processor.is_fast:
         raise ConfigError(
-            f"{type(classifier.processor).__name__} does not say where its tokens are in the text. "
-            "A map of words needs a fast tokenizer; save one with the model (tokenizer.json)."
+            f"a token map needs a fast tokenizer, got {type(classifier.processor).__name__}. Save "
+            "one with the model (tokenizer.json)."
         )
     encoded = classifier.processor(
         content,
@@ -154,11 +154,6 @@ def _encode(classifier: Classifier, content: Any) -> _Encoded:  # noqa: ANN401
     )
     offsets = [(start, end) for start, end in encoded.pop("offset_mapping")[0].tolist()]
     return _Encoded(_on_device(classifier, encoded), offsets)
-
-
-def _pixels(classifier: Classifier, image: Any) -> list[Tensor]:  # noqa: ANN401
-    pixels: list[Tensor] = classifier.encode({"image": [image]})["pixel_values"]
-    return pixels
 
 
 def _on_device(classifier: Classifier, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -188,7 +183,7 @@ def _document(encoded: _Encoded, text: str, routing: RoutingRecord, title: str) 
 def _image(
     classifier: Classifier, encoded: _Encoded, routing: RoutingRecord, title: str
 ) -> RoutedImage:
-    """Lay the counts of the patches out as they lie in the image."""
+    """Arrange the counts of the patches as in the image."""
     config: Any = find_sites(classifier.model).config
     spec = conditional_layers(classifier.model)[0].coda_spec
     counts = routing.layer_counts()[0].cpu().numpy().astype(np.float64)
@@ -199,8 +194,8 @@ def _image(
     rows, columns = pixels.shape[-2] // patch_height, pixels.shape[-1] // patch_width
     if rows * columns != len(patches):
         raise ConfigError(
-            f"the {len(patches)} tokens of a {config.model_type!r} model are no grid of {rows} x "
-            f"{columns} patches, so they cannot be laid over the image."
+            f"the {len(patches)} tokens of a {config.model_type!r} model are not a grid of {rows} "
+            f"x {columns} patches, so they cannot be drawn over the image."
         )
     covered = pixels[:, : rows * patch_height, : columns * patch_width]
     return RoutedImage(
@@ -214,7 +209,7 @@ def _picture(
     processor: Any,  # noqa: ANN401
     pixel_values: Float[Tensor, "channels height width"],
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Turn the model's input back into an image: undo what the processor did to the values."""
+    """Convert model input back to an image: undo normalisation and rescaling of the processor."""
     values = pixel_values.float().cpu()
     if processor.do_normalize:
         mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)

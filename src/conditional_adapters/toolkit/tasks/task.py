@@ -1,9 +1,9 @@
-"""What the library must know of a downstream task, and nothing more.
+"""Interface of a downstream task.
 
-A `TaskKind` describes a task before there is a model: the columns of its data, and how to load a
-model for it. A `Task` is such a model with all that is needed to train and to use it. Training
-(`training.finetune`), prediction (`inference.predict`), saving (`bundle`) and the commands work on
-any of them; `kinds` has one file for each.
+A `TaskKind` describes a task without a model: the columns of its data and the loader of its model.
+A `Task` is a loaded model with its encoding, decoding and metrics. Training (`training.finetune`),
+prediction (`inference.predict`), saving (`bundle`) and the commands work on every task; `kinds` has
+one file for each.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +16,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ._data_spec import DataSpec
-from ._rows import Column
+from ._reader import Column
 
 if TYPE_CHECKING:
     import datasets
     from transformers import EvalPrediction
 
-# What is predicted for one row, ready for JSON.
+# Prediction for one row, ready for JSON.
 Prediction: TypeAlias = dict[str, Any]
 # Columns of rows, or of encoded examples.
 Columns: TypeAlias = Mapping[str, Sequence[Any]]
@@ -31,10 +31,10 @@ TrainerMetrics: TypeAlias = Callable[["EvalPrediction"], dict[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """The figure by which models for a task are compared.
+    """The metric by which models for a task are compared.
 
     Attributes:
-        name: Its name among what `Task.score` returns.
+        name: Its key in the result of `Task.score`.
         is_error: Whether lower is better.
     """
 
@@ -43,7 +43,7 @@ class Quality:
 
 
 class Task(Protocol):
-    """A model for one downstream task, and what turns rows into its input and its output back."""
+    """A model for one downstream task, with its encoding, decoding and metrics."""
 
     @property
     def name(self) -> str:
@@ -55,19 +55,19 @@ class Task(Protocol):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The columns that the model reads; the others hold what it shall predict."""
+        """Input columns; the other columns are targets."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Class names in the order of the logits; empty where nothing is classified."""
+        """Class names in the order of the logits; empty if there are no classes."""
 
     @property
     def max_length(self) -> int | None:
-        """Tokens of a text at most; None where the input has one size."""
+        """Tokens at which texts are cut; None if the input has a fixed size."""
 
     @property
     def chunk_size(self) -> int:
-        """Rows that are encoded, and sorted by length, at a time."""
+        """Number of rows that are encoded, and sorted by length, at a time."""
 
     @property
     def splits_rows(self) -> bool:
@@ -75,91 +75,63 @@ class Task(Protocol):
 
     @property
     def trainer_metrics(self) -> TrainerMetrics | None:
-        """What Trainer measures after each epoch, from logits; None means the loss alone."""
+        """Metrics that Trainer computes from logits after each epoch; None means only the loss."""
 
     @property
     def quality(self) -> Quality:
-        """The figure by which models are compared."""
+        """The metric by which models are compared."""
 
     def encode(self, rows: Columns) -> dict[str, list[Any]]:
-        """Turn rows into examples: unpadded model input, with `labels` if there are targets.
+        """Convert rows to examples: unpadded model input, with `labels` if there are targets.
 
         Args:
             rows: The columns of the task, with or without targets.
 
         Returns:
-            One example for each row. If `splits_rows`, the column `row` says for each example, in
-            ascending order, which row it is from.
+            One example per row. If `splits_rows`, one or more, and the column `row` has the row of
+            each example, in ascending order.
         """
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Pad examples to the longest and stack what the model takes.
-
-        Args:
-            examples: At least one.
-
-        Returns:
-            Keyword arguments for the model.
-        """
+        """Pad and stack examples, at least one, to keyword arguments for the model."""
 
     def infer(self, batch: Mapping[str, Tensor]) -> Sequence[Any]:
-        """Run the model.
-
-        Args:
-            batch: From `collate`, without targets, on the model's device.
-
-        Returns:
-            What the model says, in any form, for each example.
-        """
+        """Run the model on a batch without targets; returns one output of any form per example."""
 
     def decode(self, rows: Columns, examples: Columns, outputs: Sequence[Any]) -> list[Prediction]:
-        """Turn the output of the model into predictions.
+        """Convert the output of the model to predictions.
 
         Args:
             rows: The rows, without targets.
-            examples: What `encode` made of them.
-            outputs: What `infer` returned for each example.
+            examples: The result of `encode` for them.
+            outputs: The result of `infer` for each example.
 
         Returns:
-            A prediction for each row.
+            One prediction per row.
         """
 
     def score(
         self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
     ) -> dict[str, float]:
-        """Compare predictions with targets.
-
-        Args:
-            predictions: One for each row.
-            rows: Rows with targets.
-
-        Returns:
-            The metrics of the task by name.
-        """
+        """Compute the metrics of the task, by name, from one prediction per row with targets."""
 
     def tally(
         self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
     ) -> Float[np.ndarray, "rows 2"]:
-        """Count what the quality is made of, row by row.
+        """Compute numerator and denominator of the quality for each row.
 
         Args:
-            predictions: One for each row.
+            predictions: One per row.
             rows: Rows with targets.
 
         Returns:
-            The sum of the first column divided by that of the second is the quality, of all rows
-            or of any part of them.
+            For any subset of rows, the sum of the first column divided by the sum of the second is
+            the quality.
         """
 
 
 class TaskDefaults:
-    """What most tasks share; a `Task` that inherits from this says only what is different.
-
-    Attributes:
-        chunk_size: Rows that are encoded at a time.
-        splits_rows: A row is one example.
-        trainer_metrics: The loss alone, while training.
-    """
+    """Default values of a `Task`: one example per row, and only the loss while training."""
 
     chunk_size: int = 1024
     splits_rows: bool = False
@@ -176,11 +148,15 @@ class TaskLoader(Protocol):
 
         Args:
             model_name: A local folder, a hub id, or a packaged model.
-            labels: Class names; empty where nothing is classified.
-            max_length: Cut texts at so many tokens; None means the model's limit.
+            labels: Class names; empty if there are no classes.
+            max_length: Cut texts at this number of tokens; None means the model's limit.
 
         Returns:
             The task, its model in evaluation mode.
+
+        Raises:
+            ConfigError: If there is no such model, or a number is out of range.
+            UnsupportedArchitectureError: If the model cannot have the head of the task.
         """
 
 
@@ -195,7 +171,7 @@ class RowLoader(Protocol):
         Args:
             spec: The source and how to read it.
             labels: The known class names; None means those of the source.
-            with_targets: Whether to read what the model shall predict.
+            with_targets: Whether to read the targets.
 
         Returns:
             The usable rows, with the columns of the task.
@@ -208,16 +184,16 @@ def _no_labels(_rows: "datasets.Dataset") -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskKind:
-    """A task before there is a model for it.
+    """A task without a model.
 
     Attributes:
-        name: As transformers' pipelines call it.
-        columns: `columns(labels)` describes what a row has; a target outside the labels is refused
-            unless they are None.
+        name: The name of its pipeline in transformers.
+        columns: `columns(labels)` returns the columns of a row; unless labels are None, a target
+            outside them is refused.
         load_rows: Reads a data set.
         load: Loads a model.
-        split_column: Rows with the same content in this column stay on one side of a split.
-        labels_of: Finds the class names in training rows.
+        split_column: Rows with equal content in this column stay on one side of a split.
+        labels_of: Returns the class names of training rows.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""What each reduction factor costs and gains on a user's own rows, and which one to choose.
+"""Quality and speed of one adapter at several reduction factors on a user's data, and a choice.
 
-One trained adapter is asked at several r. The quality of its task is compared row by row with the
-smallest r, the reference. Speed is that of the encoder on the longest of the rows, all r in turns.
+The quality at each r is compared example by example with the smallest r, the reference. Speed is
+the latency of the encoder on the longest examples; the runs of all r are interleaved.
 """
 
 import heapq
@@ -43,15 +43,14 @@ class FactorMeasurement:
     Attributes:
         reduction_factor: r.
         metrics: All metrics of the task by name.
-        difference: The quality minus that of the reference.
-        difference_interval: Its 95 % confidence interval: that of Bonett and Price for accuracy,
-            else a paired bootstrap over rows.
-        p_value: Of McNemar's exact test against the reference; None for other tasks than
-            classification.
-        num_differing: Rows on which the two do not do equally well.
-        seconds: Median time of the encoder for one batch of the longest rows.
-        speed_up: How many times faster than the reference; the median of ratios within a round.
-        flop_ratio: How many times fewer operations than the reference, on the same batch.
+        difference: The quality minus the quality of the reference.
+        difference_interval: Its 95 % confidence interval: Bonett and Price for accuracy, else a
+            paired bootstrap.
+        p_value: Of McNemar's exact test against the reference; None if not a classifier.
+        num_differing: Number of examples on which the quality differs.
+        seconds: Median latency of the encoder on one batch of the longest examples.
+        speed_up: Latency of the reference divided by this latency; the median over rounds.
+        flop_ratio: FLOPs of the reference divided by these FLOPs, on the same batch.
     """
 
     reduction_factor: float
@@ -72,8 +71,8 @@ class FactorCurve:
     Attributes:
         measurements: One per reduction factor, ascending; the first is the reference.
         quality: The metric that is compared.
-        num_rows: Rows that the quality was measured on.
-        batch_shape: Shape of the timed input: rows by tokens, or rows by channels, height, width.
+        num_rows: Number of examples that the quality was measured on.
+        batch_shape: Shape of the timed input: [batch, tokens] or [batch, channels, height, width].
     """
 
     measurements: tuple[FactorMeasurement, ...]
@@ -87,11 +86,11 @@ class FactorCurve:
         return self.measurements[0]
 
     def choose(self, *, max_drop: float) -> FactorMeasurement | None:
-        """Find the largest r that keeps the quality.
+        """Return the largest r that keeps the quality.
 
         Args:
-            max_drop: How much may be lost against the reference, in points (hundredths), from 0 to
-                100. Errors may rise by so much, anything else may fall.
+            max_drop: Largest allowed loss against the reference, in points (hundredths), from 0 to
+                100. An error may rise by this much, any other metric may fall.
 
         Returns:
             The measurement, or None if no r above the reference qualifies.
@@ -105,26 +104,19 @@ class FactorCurve:
                 f"{max_drop}. 0.5 allows 97.5 % accuracy where the reference has 98 %."
             )
         for measurement in reversed(self.measurements[1:]):
-            # Counts decide; a drop of exactly max_drop must not fail by rounding.
+            # A drop of exactly max_drop must not fail by rounding.
             drop = self.points_lost(measurement.difference)
             if drop <= max_drop or math.isclose(drop, max_drop, rel_tol=1e-9):
                 return measurement
         return None
 
     def points_lost(self, difference: float) -> float:
-        """Turn a difference to the reference into a loss.
-
-        Args:
-            difference: Of the quality.
-
-        Returns:
-            Points, negative where the reference is worse.
-        """
+        """Convert a difference in quality to points lost, negative if the reference is worse."""
         return 100 * difference if self.quality.is_error else -100 * difference
 
 
 def factors_to_measure(task: Task) -> tuple[float, ...]:
-    """Return the factors that an elastic adapter was trained at, or a usual range for another.
+    """Return the factors that an elastic adapter was trained at, or else `DEFAULT_FACTORS`.
 
     Args:
         task: A task whose model is conditional.
@@ -152,14 +144,14 @@ def measure_factors(
 ) -> FactorCurve:
     """Measure the quality and the speed of one adapter at several reduction factors.
 
-    Afterwards the model is in the mode and at the reduction factor it had.
+    The mode and the reduction factor of the model are restored.
 
     Args:
         task: A task whose model is conditional.
-        rows: As `load_task_rows` returns, with targets; two or more.
-        factors: Two or more different reduction factors, each >= 1.
-        batch_size: Rows per forward pass while quality is measured, >= 1.
-        timing_batch: Rows per timed forward pass, >= 1: the longest, or all if there are fewer.
+        rows: From `load_task_rows`, with targets; at least two.
+        factors: At least two different reduction factors, each >= 1.
+        batch_size: Examples per forward pass for the quality, >= 1.
+        timing_batch: Examples per timed forward pass, >= 1: the longest, or all if there are fewer.
         rounds: Timed runs of each factor, >= 3.
         show_progress: Show progress bars.
 
@@ -173,7 +165,7 @@ def measure_factors(
     ordered = sorted({check_reduction_factor(factor) for factor in factors})
     if len(ordered) < 2:
         raise ConfigError(
-            f"a curve needs at least 2 different reduction factors, got {ordered}: the smallest is "
+            f"a curve needs at least 2 different reduction factors, got {ordered}. The smallest is "
             "the reference for the others. Give more, such as 2, 4 and 8."
         )
     model = task.model
@@ -212,9 +204,9 @@ def measure_factors(
 
 
 def _compare_right_rows(
-    tally: Float[np.ndarray, "rows 2"], reference: Float[np.ndarray, "rows 2"]
+    tally: Float[np.ndarray, "examples 2"], reference: Float[np.ndarray, "examples 2"]
 ) -> dict[str, Any]:
-    """Compare accuracies; right and wrong are the two classes of each row."""
+    """Compare accuracies; the two classes of each example are wrong and right."""
     right, reference_right = (np.eye(2)[each[:, 0].astype(int)] for each in (tally, reference))
     is_right = np.ones(len(tally), dtype=int)
     compared = compare_accuracy(right, reference_right, is_right)
@@ -227,7 +219,7 @@ def _compare_right_rows(
 
 
 def _compare_ratios(
-    tally: Float[np.ndarray, "rows 2"], reference: Float[np.ndarray, "rows 2"]
+    tally: Float[np.ndarray, "examples 2"], reference: Float[np.ndarray, "examples 2"]
 ) -> dict[str, Any]:
     return {
         "difference": ratio_of_sums(tally) - ratio_of_sums(reference),
@@ -262,7 +254,7 @@ def _time(
 
 
 def _longest_batch(task: Task, rows: "datasets.Dataset", num_rows: int) -> dict[str, Tensor]:
-    """Collate the examples with the most tokens; images are all of one size."""
+    """Collate the examples with the most tokens; images have a fixed size."""
     if num_rows < 1:
         raise ConfigError(f"timing_batch must be at least 1, got {num_rows}. Raise timing_batch.")
     if task.inputs == ("image",):

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 _COLORMAP = "BuPu"
 # On the scale; a cell of a skipped token has to stand out from the white page.
 SKIPPED_AND_PROCESSED = (0.12, 0.85)
+_MAX_STEPS = 12
 
 RGB = tuple[float, float, float]
 
@@ -31,3 +32,9 @@ def readable_ink(background: RGB) -> str:
     luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     on_white_ink, on_black_ink = 1.05 / (luminance + 0.05), (luminance + 0.05) / 0.05
     return "black" if on_black_ink >= on_white_ink else "white"
+
+
+def scale_ticks(maximum: int) -> list[int]:
+    """Choose at most 13 numbers from 0 to a maximum in even steps, except for the last one."""
+    stride = -(-maximum // _MAX_STEPS)
+    return [*range(0, maximum - stride + 1, stride), maximum]

@@ -1,278 +1,145 @@
-"""A white page for pictures of routing: words, scales and grids, set from top to bottom.
+"""A page of fixed width that is filled from top to bottom: coloured words, and axes for images.
 
-Everything is placed in points and the page is cut to length at the end. Word widths come from the
-renderer that later draws them, and the font is the one that matplotlib ships, so a page looks the
-same on every machine. Nothing here knows what the colours mean.
+The packers of `matplotlib.offsetbox` place the words. The height of the figure follows from its
+content.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from jaxtyping import Bool, UInt8
-
-from ._colours import RGB, SKIPPED_AND_PROCESSED, palette, readable_ink
+from ._colours import RGB, palette, readable_ink, scale_ticks
 
 if TYPE_CHECKING:
+    import matplotlib.axes
     import matplotlib.figure
-    import matplotlib.font_manager
-
-_MISSING_GLYPH = "\N{WHITE SQUARE}"
-_DPI = 200
-_INCH = 72  # points
+    import matplotlib.offsetbox
 
 # In points. 7.2 inches is the text width of a two-column paper.
-_PAGE_WIDTH = 7.2 * _INCH
-_MARGIN = 14.0
-_TEXT_WIDTH = _PAGE_WIDTH - 2 * _MARGIN
+_PAGE_WIDTH, _MARGIN = 7.2 * 72, 14.0
+WIDTH = _PAGE_WIDTH - 2 * _MARGIN
+_DPI = 200
+_WIDEST_LETTER = 1.12  # in font sizes
+_MISSING_GLYPH = "\N{WHITE SQUARE}"
+_PADDING = "\N{FIGURE SPACE}"
 
-_MAX_TICKS = 12
-_CELL = 7.1
-_MAX_PICTURE = 240.0
-_STRIP_HEIGHT = 64.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Style:
-    """How words are set: sizes and distances in points."""
-
-    size: float
-    ink: str = "black"  # of words without a background
-    bold: bool = False
-    padding: float = 0.0  # between a word and the sides of its background
-    gap: float  # between words
-    leading: float  # from line to line
-
-    @property
-    def font(self) -> "matplotlib.font_manager.FontProperties":
-        from matplotlib.font_manager import FontProperties
-
-        return FontProperties(fname=_font_file(bold=self.bold), size=self.size)
-
-    def drawable(self, text: str) -> str:
-        """Replace the characters that the font lacks, line breaks included."""
-        known = _known_characters(bold=self.bold)
-        return "".join(letter if ord(letter) in known else _MISSING_GLYPH for letter in text)
-
-
-TITLE = Style(size=9.5, bold=True, gap=3.3, leading=13.5)
-BODY = Style(size=8.5, ink="#595959", padding=1.7, gap=1.3, leading=13.8)
-CAPTION = Style(size=8.0, ink="#404040", gap=2.6, leading=11.5)
-TICK = Style(size=6.5, ink="#404040", gap=0.0, leading=9.0)
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word to be drawn, on a coloured background or on the bare page."""
-
-    text: str
-    background: RGB | None = None
+Style = dict[str, Any]  # properties of a `matplotlib.text.Text`
+# Independent of the user's settings; "$" is a dollar sign.
+_TEXT: Style = {"family": "DejaVu Sans", "parse_math": False, "usetex": False}
+TITLE: Style = _TEXT | {"size": 9.5, "weight": "bold", "color": "black"}
+BODY: Style = _TEXT | {"size": 8.5, "weight": "normal", "color": "#595959"}
+CAPTION: Style = BODY | {"size": 8.0, "color": "#404040"}
+TICK: Style = CAPTION | {"size": 6.5}
 
 
 class Page:
-    """A white page that is written from top to bottom and cut to length at the end.
-
-    All coordinates are points from the top left corner. The cursor is the top of what comes next.
-    """
+    """A figure that grows downwards; sizes are in points."""
 
     def __init__(self) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-        from matplotlib.transforms import Affine2D
 
-        self._figure = Figure(figsize=(_PAGE_WIDTH / _INCH, 1), dpi=_DPI, facecolor="white")
+        self._figure = Figure(figsize=(_PAGE_WIDTH / 72, 1), dpi=_DPI, facecolor="white")
         self._renderer = FigureCanvasAgg(self._figure).get_renderer()
-        self._upwards = Affine2D().scale(1 / _INCH, -1 / _INCH)  # lifted by the height at the end
-        self._points = self._upwards + self._figure.dpi_scale_trans
-        self._cursor = _MARGIN
+        self._blocks: list[tuple[float, float, float, Callable[[Any], object]]] = []
+        self._height = _MARGIN
 
     def skip(self, height: float) -> None:
         """Leave vertical space."""
-        self._cursor += height
+        self._height += height
 
-    def write(self, words: Iterable[Word], style: Style) -> None:
-        """Set words in lines that end at the right margin."""
-        x = _MARGIN
-        for word in words:
-            for piece in self._pieces(style.drawable(word.text), style):
-                width = self._width(piece, style) + 2 * style.padding
-                if x > _MARGIN and x + width > _PAGE_WIDTH - _MARGIN:
-                    x = _MARGIN
-                    self._cursor += style.leading
-                self._word(piece, word.background, x, width, style)
-                x += width + style.gap
-        self._cursor += style.leading
+    def draw(
+        self, height: float, draw: Callable[["matplotlib.axes.Axes"], object], *, indent: float = 0
+    ) -> None:
+        """Reserve axes of this height; `draw` fills them when the page is finished."""
+        self._blocks.append((indent, self._height, height, draw))
+        self.skip(height)
+
+    def write(self, words: Iterable[str], style: Style, colours: Iterable[RGB] = ()) -> None:
+        """Write words in lines, the first ones on backgrounds of these colours."""
+        from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, VPacker
+
+        colours = list(colours)
+        gap = style["size"] * (0.53 if colours else 0.33)
+        letters = int(WIDTH / (_WIDEST_LETTER * style["size"]))  # of a word on one line
+        lines: list[list[Any]] = []
+        used = WIDTH
+        for word, colour in zip_longest(words, colours):
+            for start in range(0, len(word), letters):
+                piece = self._text(word[start : start + letters], style, colour)
+                width = self._points(piece)[0]
+                if used + width > WIDTH:
+                    lines.append([])
+                    used = 0
+                lines[-1].append(piece)
+                used += width + gap
+        rows: list[Any] = [HPacker(children=line, pad=0, sep=gap) for line in lines]
+        text = VPacker(children=rows, pad=0, sep=0.5 * style["size"], align="left")
+        text.set_figure(self._figure)
+        box = AnchoredOffsetbox("upper left", child=text, pad=0, borderpad=0, frameon=False)
+
+        def place(axes: "matplotlib.axes.Axes") -> None:
+            axes.set_axis_off()
+            axes.add_artist(box)
+
+        self.draw(self._points(text)[1], place)
 
     def scale(self, label: str, maximum: int) -> None:
-        """Draw the colour scale from 0 to a maximum, with its label to the right."""
-        width, height, steps = 170.0, 8.0, 256
-        top, bottom = self._cursor, self._cursor + height
-        # A grey frame around the pale end, half a point wide.
-        self._box(_MARGIN - 0.5, top - 0.5, width + 1, height + 1, (0.6, 0.6, 0.6))
-        for step, colour in enumerate(palette(np.linspace(0, 1, steps))):
-            # Each strip reaches to the right end: the next one covers it without a seam.
-            x = width * step / steps
-            self._box(_MARGIN + x, top, width - x, height, colour)
-        stride = -(-maximum // _MAX_TICKS)
-        for tick in [*range(0, maximum - stride + 1, stride), maximum]:
-            self._text(str(tick), _MARGIN + width * tick / maximum, bottom + 2, TICK, va="top")
-        middle = (top + bottom) / 2
-        self._text(label, _MARGIN + width + 9, middle, CAPTION, ha="left", va="center")
-        self._cursor = bottom + 2 + TICK.leading
+        """Write the colour scale from 0 to a maximum, followed by its label."""
+        ticks = scale_ticks(maximum)
+        colours = palette(tick / maximum for tick in ticks)
+        self.write(
+            [*(f"\N{FIGURE SPACE}{tick}\N{FIGURE SPACE}" for tick in ticks), label], BODY, colours
+        )
 
-    def grid(self, selected: Bool[np.ndarray, "layers columns"], names: Sequence[str]) -> None:
-        """Draw cells with layer numbers from the bottom and column names below."""
-        layers, columns = selected.shape
-        left, bottom, gap = _MARGIN + 24, self._cursor + layers * _CELL, 0.8
-        skipped, processed = palette(SKIPPED_AND_PROCESSED)
-        for layer, column in np.ndindex(layers, columns):
-            x, y = left + column * _CELL + gap / 2, bottom - (layer + 1) * _CELL + gap / 2
-            colour = processed if selected[layer, column] else skipped
-            self._box(x, y, _CELL - gap, _CELL - gap, colour, rounding=0.8)
-        middle = (self._cursor + bottom) / 2
-        self._text("layer", _MARGIN, middle, TICK, ha="left", va="center", rotation=90.0)
-        for layer in range(layers):
-            y = bottom - (layer + 0.5) * _CELL
-            self._text(str(layer + 1), left - 3, y, TICK, ha="right", va="center_baseline")
-        for column, name in enumerate(names):
-            x = left + (column + 0.5) * _CELL
-            self._text(name, x, bottom + 2, TICK, va="top", rotation=90.0)
-        self._cursor = bottom + 2 + max(self._width(TICK.drawable(name), TICK) for name in names)
-
-    def pictures(self, pictures: Sequence[UInt8[np.ndarray, "height width 3"]]) -> None:
-        """Set pictures side by side, equally wide."""
-        gap = 10.0
-        width = min((_TEXT_WIDTH - gap * (len(pictures) - 1)) / len(pictures), _MAX_PICTURE)
-        height = max(width * len(picture) / picture.shape[1] for picture in pictures)
-        for column, picture in enumerate(pictures):
-            left = _MARGIN + column * (width + gap)
-            self._picture(picture, left, width, width * len(picture) / picture.shape[1])
-        self._cursor += height
-
-    def strip(
-        self, picture: UInt8[np.ndarray, "height width 3"], ticks: Sequence[tuple[str, float]]
-    ) -> None:
-        """Stretch a picture over the whole width, above ticks that are placed in [0, 1]."""
-        self._picture(picture, _MARGIN, _TEXT_WIDTH, _STRIP_HEIGHT)
-        self._cursor += _STRIP_HEIGHT + 2
-        for name, place in ticks:
-            self._text(name, _MARGIN + place * _TEXT_WIDTH, self._cursor, TICK, va="top")
-        self._cursor += TICK.leading if ticks else 0
+    def width(self, text: str, style: Style) -> float:
+        """Measure a text as the renderer will draw it."""
+        return self._points(self._text(text, style))[0]
 
     def finish(self, caption: str) -> "matplotlib.figure.Figure":
-        """Write the caption, cut the page below it and hand out the figure."""
+        """Write the caption, set the height of the figure and draw all blocks."""
         if caption:
-            self.skip(9.0)
-            self.write(plain_words(caption), CAPTION)
-        height = (self._cursor + _MARGIN) / _INCH
-        self._figure.set_size_inches(_PAGE_WIDTH / _INCH, height)
-        self._upwards.translate(0, height)
+            self.skip(9)
+            self.write(caption.split(), CAPTION)
+        page_height = self._height + _MARGIN
+        self._figure.set_size_inches(_PAGE_WIDTH / 72, page_height / 72)
+        for indent, top, height, draw in self._blocks:
+            left, bottom = (_MARGIN + indent) / _PAGE_WIDTH, 1 - (top + height) / page_height
+            size = ((WIDTH - indent) / _PAGE_WIDTH, height / page_height)
+            axes = self._figure.add_axes((left, bottom, *size))
+            axes.grid(visible=False)
+            axes.spines[:].set_visible(False)
+            axes.tick_params(length=0, pad=2)
+            draw(axes)
         return self._figure
 
-    def _picture(
-        self, picture: UInt8[np.ndarray, "height width 3"], left: float, width: float, height: float
-    ) -> None:
-        """Draw a picture below the cursor."""
-        from matplotlib.image import BboxImage
-        from matplotlib.transforms import Bbox, TransformedBbox
+    def _text(self, text: str, style: Style, colour: RGB | None = None) -> Any:  # noqa: ANN401
+        from matplotlib.offsetbox import TextArea
 
-        corners = Bbox([[left, self._cursor], [left + width, self._cursor + height]])
-        image = BboxImage(TransformedBbox(corners, self._points), interpolation="nearest")
-        image.set_data(picture)
-        self._figure.add_artist(image)
+        if colour is not None:
+            box = {"boxstyle": "round,pad=0.17,rounding_size=0.2", "fc": colour, "lw": 0}
+            style = {**style, "color": readable_ink(colour), "bbox": box}
+        area = TextArea(drawable(text, style), textprops=style)
+        area.set_figure(self._figure)
+        return area
 
-    def _pieces(self, text: str, style: Style) -> Iterator[str]:
-        """Cut a text where it is wider than a line."""
-        limit = _TEXT_WIDTH - 2 * style.padding
-        while text:
-            fitting = bisect_right(
-                range(1, len(text) + 1), limit, key=lambda n: self._width(text[:n], style)
-            )
-            yield text[: max(1, fitting)]
-            text = text[max(1, fitting) :]
+    def _points(self, box: "matplotlib.offsetbox.OffsetBox") -> tuple[float, float]:
+        """Width and height of a box."""
+        extent = box.get_bbox(self._renderer)
+        return extent.width * 72 / _DPI, extent.height * 72 / _DPI
 
-    def _width(self, text: str, style: Style) -> float:
-        """Measure a text as the renderer will draw it."""
-        pixels, _, _ = self._renderer.get_text_width_height_descent(text, style.font, ismath=False)
-        return float(pixels) * _INCH / _DPI
 
-    def _word(
-        self, text: str, background: RGB | None, x: float, width: float, style: Style
-    ) -> None:
-        """Draw a word whose line begins at the cursor, and its background."""
-        baseline = self._cursor + style.size
-        ink = style.ink
-        if background is not None:
-            ink = readable_ink(background)
-            top, height = baseline - 1.03 * style.size, 1.4 * style.size
-            self._box(x, top, width, height, background, rounding=1.8)
-        self._text(text, x + width / 2, baseline, style, ink=ink)
-
-    def _box(
-        self, x: float, y: float, width: float, height: float, colour: RGB, rounding: float = 0.0
-    ) -> None:
-        """Fill a rectangle with round corners."""
-        from matplotlib.patches import FancyBboxPatch
-
-        box = FancyBboxPatch(
-            (x, y),
-            width,
-            height,
-            boxstyle=f"round,pad=0,rounding_size={rounding}",
-            facecolor=colour,
-            linewidth=0,
-            transform=self._points,
-        )
-        self._figure.add_artist(box)
-
-    def _text(
-        self,
-        text: str,
-        x: float,
-        y: float,
-        style: Style,
-        *,
-        ink: str | None = None,
-        ha: str = "center",
-        va: str = "baseline",
-        rotation: float = 0.0,
-    ) -> None:
-        """Draw one line of text literally: no mathematics, no TeX."""
-        self._figure.text(
-            x,
-            y,
-            style.drawable(text),
-            font=style.font,
-            color=ink or style.ink,
-            horizontalalignment=ha,
-            verticalalignment=va,
-            rotation=rotation,
-            parse_math=False,
-            usetex=False,
-            transform=self._points,
-        )
+def drawable(text: str, style: Style) -> str:
+    """Replace the characters that the font lacks, line breaks included."""
+    known = _known_characters(style["family"], style["weight"])
+    return "".join(letter if ord(letter) in known else _MISSING_GLYPH for letter in text)
 
 
 @cache
-def _font_file(*, bold: bool) -> Path:
-    """Find the font that matplotlib ships, not a system font of the same name."""
-    from matplotlib import get_data_path
+def _known_characters(family: str, weight: str) -> frozenset[int]:
+    from matplotlib.font_manager import FontProperties, findfont, get_font
 
-    return Path(get_data_path(), "fonts", "ttf", f"DejaVuSans{'-Bold' if bold else ''}.ttf")
-
-
-@cache
-def _known_characters(*, bold: bool) -> frozenset[int]:
-    """List the code points for which the font has a glyph."""
-    from matplotlib.font_manager import get_font
-
-    return frozenset(get_font(_font_file(bold=bold)).get_charmap())
-
-
-def plain_words(text: str) -> list[Word]:
-    """Split a text into words without backgrounds."""
-    return [Word(word) for word in text.split()]
+    return frozenset(
+        get_font(findfont(FontProperties(family=[family], weight=weight))).get_charmap()
+    )

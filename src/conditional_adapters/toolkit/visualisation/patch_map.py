@@ -5,6 +5,7 @@ The spectrogram of a recording is an image with one row of patches, moments, ove
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,14 +13,18 @@ from jaxtyping import Float, UInt8
 
 from ...errors import ConfigError, RoutingError
 from ._colours import palette
-from ._page import CAPTION, TITLE, Page, plain_words
+from ._page import TICK, TITLE, WIDTH, Page
 
 if TYPE_CHECKING:
+    import matplotlib.axes
     import matplotlib.figure
 
 _OPACITY = 0.8  # of the colours over the grey image
-_SECONDS_BETWEEN_TICKS = (0.1, 0.2, 0.5, 1, 2, 5)
 _MAX_TICKS = 10
+_PAIR_WIDTH = 2.04  # of an image, a gap and its heat map, in widths of the image
+_STRIPS_HEIGHT = 130.0  # of a spectrogram and its heat map, in points
+
+_Pixels = UInt8[np.ndarray, "height width 3"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,16 +98,40 @@ def plot_patch_map(
     page = Page()
     page.scale(f"layers that processed the {unit} (of {num_layers})", num_layers)
     for image in images:
-        page.skip(13.0)
-        page.write(plain_words(image.title), TITLE)
-        page.skip(3.0)
+        page.skip(13)
+        page.write(image.title.split(), TITLE)
+        page.skip(6)
+        heat_map = _heat_map(image, num_layers)
         if image.seconds is None:
-            page.pictures([image.pixels, _heat_map(image, num_layers)])
+            height, width, _ = image.pixels.shape
+            block = WIDTH * height / width / _PAIR_WIDTH
+            page.draw(block, partial(_draw_pair, image.pixels, heat_map))
         else:
-            page.strip(image.pixels, ())
-            page.strip(_heat_map(image, num_layers), time_ticks(image.seconds))
-            page.write(plain_words("seconds"), CAPTION)
+            page.draw(_STRIPS_HEIGHT, partial(_draw_strips, image.pixels, heat_map, image.seconds))
+            page.skip(20)
     return page.finish(caption)
+
+
+def _draw_pair(pixels: _Pixels, heat_map: _Pixels, axes: "matplotlib.axes.Axes") -> None:
+    height, width, _ = pixels.shape
+    axes.set_axis_off()
+    for picture, left in ((pixels, 0), (heat_map, _PAIR_WIDTH - 1)):
+        corners = (left, left + 1, 0, height / width)
+        axes.imshow(picture, extent=corners, aspect="auto", interpolation="nearest")
+    axes.set_xlim(0, _PAIR_WIDTH)
+
+
+def _draw_strips(
+    pixels: _Pixels, heat_map: _Pixels, seconds: float, axes: "matplotlib.axes.Axes"
+) -> None:
+    for picture, bottom in ((pixels, 1.03), (heat_map, 0)):
+        corners = (0, seconds, bottom, bottom + 1)
+        axes.imshow(picture, extent=corners, aspect="auto", interpolation="nearest")
+    axes.set_ylim(0, 2.03)
+    axes.set_yticks([])
+    names, positions = zip(*time_ticks(seconds), strict=True)
+    axes.set_xticks([position * seconds for position in positions], names, **TICK)
+    axes.set_xlabel("seconds", labelpad=2, **TICK)
 
 
 def time_ticks(seconds: float) -> list[tuple[str, float]]:
@@ -114,10 +143,10 @@ def time_ticks(seconds: float) -> list[tuple[str, float]]:
     Returns:
         Numbers of seconds, and where they stand, in [0, 1].
     """
-    fitting = (step for step in _SECONDS_BETWEEN_TICKS if seconds / step <= _MAX_TICKS)
-    step = next(fitting, _SECONDS_BETWEEN_TICKS[-1])
-    times = [index * step for index in range(int(seconds / step + 1e-9) + 1)]
-    return [(f"{time:g}", time / seconds) for time in times]
+    from matplotlib.ticker import MaxNLocator
+
+    times = MaxNLocator(nbins=_MAX_TICKS - 1, steps=(1, 2, 5, 10)).tick_values(0, seconds)
+    return [(f"{time:g}", time / seconds) for time in times if time <= seconds]
 
 
 def _heat_map(image: RoutedImage, num_layers: int) -> UInt8[np.ndarray, "height width 3"]:

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from ...errors import RoutingError
-from ._colours import RGB, palette, readable_ink
+from ._colours import RGB, palette, readable_ink, scale_ticks
 from .patch_map import RoutedImage, time_ticks
 from .token_map import RoutedDocument
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 _STEPS = 20  # of the colour scale
 _DARK_COLORMAP, _DARK_RANGE = "magma", (0.1, 0.97)  # the page itself is darker than its low end
 _MAX_CLASSES = 8
-_MAX_TICKS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,7 +278,8 @@ def _hex(rgb: RGB) -> str:
 
 
 def _ticks(num_layers: int) -> list[tuple[int, float]]:
-    """Number the colour scale in even steps; each number has the place of its level, in [0, 1]."""
-    stride = -(-num_layers // _MAX_TICKS)
-    ticks = [*range(0, num_layers - stride + 1, stride), num_layers]
-    return [(tick, (_STEPS * tick / num_layers + 0.5) / (_STEPS + 1)) for tick in ticks]
+    """Numbers below the colour scale, each with the position of its level, in [0, 1]."""
+    return [
+        (tick, (_STEPS * tick / num_layers + 0.5) / (_STEPS + 1))
+        for tick in scale_ticks(num_layers)
+    ]

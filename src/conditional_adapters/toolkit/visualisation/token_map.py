@@ -4,21 +4,23 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool
 
 from ...errors import ConfigError, RoutingError
-from ._colours import SKIPPED_AND_PROCESSED, palette
-from ._page import BODY, TITLE, Page, Word, plain_words
+from ._colours import RGB, SKIPPED_AND_PROCESSED, palette
+from ._page import BODY, TICK, TITLE, WIDTH, Page, drawable
 
 if TYPE_CHECKING:
+    import matplotlib.axes
     import matplotlib.figure
-    import matplotlib.font_manager
 
 _MAX_COLUMNS = 64
 _MAX_LABEL_LENGTH = 14
+_CELL = 7.1  # points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,15 +131,15 @@ def plot_token_map(
     page = Page()
     page.scale(f"layers that processed the word (of {num_layers})", num_layers)
     for document in documents:
-        page.skip(13.0)
-        page.write(plain_words(document.title), TITLE)
-        page.skip(3.0)
+        page.skip(13)
+        page.write(document.title.split(), TITLE)
+        page.skip(6)
         colours = palette(count / num_layers for count in document.layer_counts[:max_words])
-        words = [Word(*pair) for pair in zip(document.words[:max_words], colours, strict=True)]
+        words = list(document.words[:max_words])
         hidden = len(document.words) - max_words
         if hidden > 0:
-            words.append(Word(f"\N{HORIZONTAL ELLIPSIS} {hidden} more word{'s'[: hidden > 1]}"))
-        page.write(words, BODY)
+            words.append(f"\N{HORIZONTAL ELLIPSIS} {hidden} more word{'s'[: hidden > 1]}")
+        page.write(words, BODY, colours)
     return page.finish(caption)
 
 
@@ -174,13 +176,36 @@ def plot_layer_token_heatmap(
             "Pass all labels or None."
         )
     page = Page()
-    skipped, processed = palette(SKIPPED_AND_PROCESSED)
-    page.write([Word("processed by the layer", processed), Word("skipped", skipped)], BODY)
+    colours = palette(SKIPPED_AND_PROCESSED)
+    page.write(["processed by the layer", "skipped"], BODY, colours[::-1])
     for start in range(0, num_tokens, _MAX_COLUMNS):
         columns = slice(start, start + _MAX_COLUMNS)
-        page.skip(8.0)
-        page.grid(selected[:, columns], names[columns])
+        page.skip(8)
+        page.draw(
+            _CELL * len(selected),
+            partial(_draw_cells, selected[:, columns], names[columns], colours),
+            indent=WIDTH - _CELL * _MAX_COLUMNS,
+        )
+        page.skip(2 + max(page.width(name, TICK) for name in names[columns]))
     return page.finish(caption)
+
+
+def _draw_cells(
+    selected: Bool[np.ndarray, "layers columns"],
+    names: Sequence[str],
+    colours: Sequence[RGB],
+    axes: "matplotlib.axes.Axes",
+) -> None:
+    from matplotlib.colors import ListedColormap
+
+    layers, columns = selected.shape
+    scale: dict[str, Any] = {"cmap": ListedColormap(colours), "vmin": 0, "vmax": 1}
+    axes.pcolormesh(selected, edgecolors="white", linewidth=0.8, **scale)
+    axes.set_xlim(0, _MAX_COLUMNS)
+    names = [drawable(name, TICK) for name in names]
+    axes.set_xticks(np.arange(columns) + 0.5, names, rotation=90, **TICK)
+    axes.set_yticks(np.arange(layers) + 0.5, map(str, range(1, layers + 1)), **TICK)
+    axes.set_ylabel("layer", **TICK)
 
 
 def _shorten(label: str) -> str:

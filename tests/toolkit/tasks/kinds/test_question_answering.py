@@ -1,7 +1,11 @@
 """Answers are spans of the context, wherever the windows cut it."""
 
+import itertools
 import json
 import random
+import re
+import string
+from collections import Counter
 
 import datasets
 import numpy as np
@@ -12,14 +16,10 @@ from conditional_adapters import DataError
 from conditional_adapters.toolkit.tasks.data import DataSpec
 from conditional_adapters.toolkit.tasks.inference import predict
 from conditional_adapters.toolkit.tasks.kinds import find_task
-from conditional_adapters.toolkit.tasks.kinds.question_answering import (
-    QuestionAnswerer,
-    exact_match,
-    word_f1,
-)
-from conditional_adapters.toolkit.tasks.rows import load_task_rows
-from tests.helpers.data_files import REMEDY, write_json_lines
+from conditional_adapters.toolkit.tasks.kinds.question_answering import QuestionAnswerer
+from conditional_adapters.toolkit.tasks.task_data import load_task_rows
 from tests.helpers.runner import run
+from tests.helpers.data_files import REMEDY, write_json_lines
 from tests.helpers.tiny_text import ANIMALS, PLANTS, write_bert
 
 KIND = find_task("question-answering")
@@ -126,8 +126,69 @@ def test_logits_are_those_of_the_model_without_padding(tmp_path) -> None:
     ],
 )
 def test_metrics_are_those_of_squad(prediction, answer, exact, f1) -> None:
-    assert exact_match(prediction, answer) == exact
-    assert word_f1(prediction, answer) == pytest.approx(f1)
+    assert scores_of(prediction, [answer]) == pytest.approx({"exact_match": exact, "f1": f1})
+
+
+def scores_of(prediction, answers):
+    task = QuestionAnswerer(model=None, processor=None, max_length=20)
+    return task.score([{"answer": prediction}], {"answers": [{"text": answers}]})
+
+
+def squad_1(prediction, answers):
+    """Exact match and F1, written after the evaluation script of SQuAD 1.1 (arXiv:1606.05250)."""
+
+    def words(text):
+        without_marks = "".join(c for c in text.lower() if c not in string.punctuation)
+        return re.sub(r"\b(a|an|the)\b", " ", without_marks).split()
+
+    def f1(answer):
+        shared = (Counter(words(prediction)) & Counter(words(answer))).total()
+        return 2 * shared / (len(words(prediction)) + len(words(answer))) if shared else 0.0
+
+    exact = max(words(prediction) == words(answer) for answer in answers)
+    return {"exact_match": float(exact), "f1": max(map(f1, answers))}
+
+
+ODD_TEXTS = [
+    *("", " ", "...", "a", "The", "an a the", "The Theatre", "theatre", "A. the an", "a-the", "$5"),
+    *(
+        "the  cat\tsat\n",
+        "CAT sat!",
+        "cat cat sat",
+        "na\u00efve caf\u00e9",
+        "nai\u0308ve cafe\u0301",
+    ),
+    *(
+        "\u0130stanbul",
+        "i\u0307stanbul",
+        "\u00abcat\u00bb",
+        "cat\u2019s",
+        "cats",
+        "\u6771\u4eac \u90fd",
+        "stra\u00dfe",
+        "STRASSE",
+    ),
+    *("12,000", "12000", "\u0663", "3", "a\u00a0cat", "x\u200by", "_a_", "A.A.", "e = m c^2"),
+]
+
+
+def test_odd_answers_score_as_in_the_evaluation_script() -> None:
+    references = [[text] for text in ODD_TEXTS] + list(map(list, itertools.pairwise(ODD_TEXTS)))
+    for prediction, answers in itertools.product(ODD_TEXTS, references):
+        wanted = squad_1(prediction, answers)
+        # As in the script of SQuAD 2.0, where 1.1 has F1 0: both answers are without words.
+        if wanted["exact_match"]:
+            wanted["f1"] = 1.0
+        assert scores_of(prediction, answers) == pytest.approx(wanted), (prediction, answers)
+
+
+def test_the_comparison_of_models_uses_the_f1_of_each_example() -> None:
+    answers = [{"text": ["black cat", "dog"]}, {"text": ["x"]}, {"text": ["x"]}]
+    predictions = [{"answer": text} for text in ("the cat", "x", "y")]
+    task = QuestionAnswerer(model=None, processor=None, max_length=20)
+    tally = task.tally(predictions, {"answers": answers})
+    np.testing.assert_allclose(tally, [[2 / 3, 1], [1, 1], [0, 1]], rtol=1e-6)
+    assert task.score(predictions, {"answers": answers})["f1"] == pytest.approx(5 / 9)
 
 
 def test_the_best_of_several_answers_counts(tmp_path) -> None:

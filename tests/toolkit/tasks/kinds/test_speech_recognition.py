@@ -15,7 +15,7 @@ from conditional_adapters.model.attachment import conditional_layers
 from conditional_adapters.toolkit.tasks.data import DataSpec
 from conditional_adapters.toolkit.tasks.inference import predict
 from conditional_adapters.toolkit.tasks.kinds import default_task, find_task
-from conditional_adapters.toolkit.tasks.rows import load_task_rows, split_rows
+from conditional_adapters.toolkit.tasks.task_data import load_task_rows, split_rows
 from conditional_adapters.training import start_routers
 from tests.helpers.runner import run
 from tests.helpers.tiny_whisper import write_tone, write_whisper
@@ -181,7 +181,7 @@ def test_whisper_is_for_speech_and_nothing_else_is(folder, tmp_path) -> None:
     BertConfig().save_pretrained(tmp_path)
     with pytest.raises(ca.UnsupportedArchitectureError, match="'bert' model"):
         KIND.load(str(tmp_path), ())
-    with pytest.raises(ca.ConfigError, match="'packaged:minilm' is no packaged model of autom"):
+    with pytest.raises(ca.ConfigError, match="'packaged:minilm' is not a packaged model for autom"):
         KIND.load("packaged:minilm", ())
     assert default_task("packaged:minilm").name == "text-classification"
 
@@ -202,10 +202,10 @@ def test_what_does_not_fit_the_model_is_refused(folder, tmp_path) -> None:
     task = KIND.load(str(folder / "model"), (), max_length=8)
     path = write_tone(tmp_path / "long.wav", 300, seconds=2.5)
     cell = {"bytes": None, "path": str(path)}
-    with pytest.raises(ca.DataError, match=r"long\.wav has 2\.5 seconds, and the window.* 2\."):
+    with pytest.raises(ca.DataError, match=r"long\.wav has 2\.5 seconds, but the window.* 2\."):
         task.encode({"audio": [cell]})
     short = {"bytes": None, "path": str(write_tone(tmp_path / "short.wav", 300))}
-    with pytest.raises(ca.DataError, match="'something' has 12 tokens, and the decoder takes 8"):
+    with pytest.raises(ca.DataError, match="'something' has 12 tokens, but the decoder supports 8"):
         task.encode({"audio": [short], "text": ["something"]})
 
 

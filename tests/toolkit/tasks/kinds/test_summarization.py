@@ -10,9 +10,9 @@ from torch.nn.functional import cross_entropy
 import conditional_adapters as ca
 from conditional_adapters.toolkit.tasks.data import DataSpec
 from conditional_adapters.toolkit.tasks.kinds import find_task
-from conditional_adapters.toolkit.tasks.rows import load_task_rows, split_rows
-from tests.helpers.data_files import write_csv
+from conditional_adapters.toolkit.tasks.task_data import load_task_rows, split_rows
 from tests.helpers.runner import run
+from tests.helpers.data_files import write_csv
 from tests.helpers.tiny_text import ANIMALS, PLANTS, write_bert, write_t5
 
 KIND = find_task("summarization")

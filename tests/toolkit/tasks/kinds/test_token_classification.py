@@ -11,9 +11,9 @@ from conditional_adapters import ConfigError, DataError
 from conditional_adapters.toolkit.tasks.data import DataSpec
 from conditional_adapters.toolkit.tasks.inference import predict
 from conditional_adapters.toolkit.tasks.kinds import find_task
-from conditional_adapters.toolkit.tasks.rows import load_task_rows
-from tests.helpers.data_files import REMEDY, write_json_lines, write_parquet
+from conditional_adapters.toolkit.tasks.task_data import load_task_rows
 from tests.helpers.runner import run
+from tests.helpers.data_files import REMEDY, write_json_lines, write_parquet
 from tests.helpers.tiny_text import ANIMALS, PLANTS, write_bert
 
 KIND = find_task("token-classification")
@@ -77,7 +77,7 @@ def test_long_rows_are_divided_and_every_word_gets_its_tag(tmp_path, max_length,
 
 
 def test_a_word_without_tokens_is_named(tmp_path) -> None:
-    with pytest.raises(DataError, match=r"the word '\\u3000' becomes no token"):
+    with pytest.raises(DataError, match=r"no token for the word '\\u3000'"):
         task_with(tmp_path).encode({"words": [["cat", "\u3000", "of"]]})
 
 

@@ -1,7 +1,7 @@
-"""The downstream tasks: one file each, and the table of them.
+"""Table of the downstream tasks; each has a file here.
 
-Another task is one file with a class that has the methods of `Task` and a `TaskKind` that
-describes it, and one line here (docs/tasks.md).
+A new task is one file with an implementation of `Task` and its `TaskKind`, and one line in this
+table (docs/tasks.md).
 """
 
 from collections.abc import Mapping
@@ -50,17 +50,17 @@ def find_task(name: str) -> TaskKind:
 
 
 def default_task(model_name: str) -> TaskKind:
-    """Choose the task that a model is for, if nobody says: what it reads decides.
+    """Return the default task of a model, by its input.
 
     Args:
         model_name: A local folder, a hub id, or a packaged model.
 
     Returns:
-        Speech recognition for a model that writes down speech, else classification.
+        Speech recognition for a speech recogniser, else classification.
 
     Raises:
         ConfigError: If there is no such model.
-        UnsupportedArchitectureError: If it reads neither texts nor images nor speech.
+        UnsupportedArchitectureError: If its input is neither text, images nor speech.
     """
     modality = modality_of(model_name)
     return SPEECH_RECOGNITION if modality == "audio" else TASKS[f"{modality}-classification"]

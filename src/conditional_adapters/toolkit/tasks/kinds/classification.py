@@ -1,4 +1,4 @@
-"""Classes of texts and of images; the task itself is `models.Classifier`."""
+"""Classification of texts and of images; the task itself is `models.Classifier`."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from ....errors import UnsupportedArchitectureError
 from .._data_spec import DataSpec
-from .._rows import Column
 from ..data import Modality, classification_columns, load_rows
 from ..models import Classifier, load_classifier, modality_of
 from ..task import TaskKind
@@ -21,10 +20,6 @@ def _load_rows(
     return load_rows(spec, modality=modality, labels=labels, require_labels=with_targets)
 
 
-def _columns(modality: Modality, labels: Sequence[str] | None) -> tuple[Column, ...]:
-    return classification_columns(modality, labels)
-
-
 def _labels_of(rows: "datasets.Dataset") -> tuple[str, ...]:
     return tuple(rows.features["label"].names)
 
@@ -33,10 +28,10 @@ def _load(
     modality: Modality, model_name: str, labels: Sequence[str], *, max_length: int | None = None
 ) -> Classifier:
     found = modality_of(model_name)
-    if found not in (modality, "audio"):  # the latter is refused by the loader
+    if found not in (modality, "audio"):  # load_classifier refuses audio
         raise UnsupportedArchitectureError(
-            f"{model_name!r} is a model of {found}s, which cannot do {modality}-classification. "
-            f"Choose a model of {modality}s, or --task {found}-classification."
+            f"{model_name!r} is a model for {found}s, which does not support {modality}-"
+            f"classification. Choose a model for {modality}s, or --task {found}-classification."
         )
     return load_classifier(model_name, labels, max_length=max_length)
 
@@ -44,7 +39,7 @@ def _load(
 def _kind(modality: Modality) -> TaskKind:
     return TaskKind(
         name=f"{modality}-classification",
-        columns=partial(_columns, modality),
+        columns=partial(classification_columns, modality),
         load_rows=partial(_load_rows, modality),
         load=partial(_load, modality),
         split_column=modality,

@@ -1,6 +1,6 @@
-"""Extractive question answering as in SQuAD: a question and a context in, a part of it out.
+"""Extractive question answering as in SQuAD: the answer is a span of the context.
 
-A context with more tokens than the model takes is divided into overlapping windows, each with the
+A context that exceeds the model's limit is divided into overlapping windows, each with the
 question. The answer is the best span of all windows.
 """
 
@@ -20,12 +20,12 @@ from transformers.models.auto.modeling_auto import (
 from ....errors import DataError
 from .._cells import BadRow, quote, read_text
 from .._collate import pad_texts
+from .._extras import import_extra
 from .._loading import load_fast_tokenizer, load_model, require_head, text_limit
-from .._rows import Column, text_column
-from .._squad import exact_match, word_f1
+from .._reader import Column, text_column
 from .._table import Table
-from ..rows import row_loader
 from ..task import Columns, Prediction, Quality, TaskDefaults, TaskKind
+from ..task_data import row_loader
 
 if TYPE_CHECKING:
     import datasets
@@ -38,23 +38,11 @@ _MAX_ANSWER_LENGTH = 30  # tokens, as in BERT's code for SQuAD
 
 @dataclass(frozen=True)
 class QuestionAnswerer(TaskDefaults):
-    """A model that finds answers, and what feeds it: a `Task`.
-
-    Attributes:
-        model: A transformers model for question answering.
-        processor: Its tokenizer.
-        max_length: Tokens of a question with a window of its context at most.
-        name: As in `Task`, like all that follow.
-        inputs: What the model reads.
-        labels: Nothing is classified.
-        chunk_size: Rows that are encoded at a time; each may become several examples.
-        splits_rows: Contexts are divided into windows.
-        quality: F1 over words.
-    """
+    """Question answering: a `Task`."""
 
     model: PreTrainedModel
-    processor: Any
-    max_length: int
+    processor: Any  # its tokenizer
+    max_length: int  # of a question with a window of its context
 
     name = NAME
     inputs = ("question", "context")
@@ -64,7 +52,7 @@ class QuestionAnswerer(TaskDefaults):
     quality = Quality(name="f1")
 
     def encode(self, rows: Columns) -> dict[str, list[Any]]:
-        """Pair each question with windows of its context; `span` has their places in it."""
+        """Pair questions with windows of contexts; `span` has the characters of each token."""
         stride = int(self.max_length * _OVERLAP)
         self._check_questions(rows["question"], limit=self.max_length - stride)
         encoded = self.processor(
@@ -79,7 +67,7 @@ class QuestionAnswerer(TaskDefaults):
         sources = list(encoded.pop("overflow_to_sample_mapping"))
         offsets = encoded.pop("offset_mapping")
         columns = {key: list(values) for key, values in encoded.items()} | {"row": sources}
-        # Where each token is in the context; (-1, -1) outside of it.
+        # Position of each token in the context; (-1, -1) outside of it.
         spans = [
             [
                 pair if part == 1 else (-1, -1)
@@ -89,12 +77,12 @@ class QuestionAnswerer(TaskDefaults):
         ]
         if "answers" not in rows:
             return columns | {"span": spans}
-        places = [
+        positions = [
             _find_answer(window, rows["answers"][row]) or (self._null(ids),) * 2
             for window, row, ids in zip(spans, sources, columns["input_ids"], strict=True)
         ]
-        columns["start_positions"] = [start for start, _ in places]
-        columns["end_positions"] = [end for _, end in places]
+        columns["start_positions"] = [start for start, _ in positions]
+        columns["end_positions"] = [end for _, end in positions]
         return columns
 
     def _check_questions(self, questions: Sequence[str], *, limit: int) -> None:
@@ -105,17 +93,17 @@ class QuestionAnswerer(TaskDefaults):
             if len(tokens) + special >= limit:
                 raise DataError(
                     f"the question {question[:60]!r} has {len(tokens)} tokens, which leaves too "
-                    f"little of {self.max_length} for the context. Shorten it, or raise max_length "
-                    "if the model takes more."
+                    f"few of {self.max_length} for the context. Shorten it, or raise max_length if "
+                    "the model supports it."
                 )
 
     def _null(self, input_ids: Sequence[int]) -> int:
-        """Return the place that stands for "not in this window"."""
+        """Return the target position of a window without the answer."""
         token = self.processor.cls_token_id
         return input_ids.index(token) if token in input_ids else 0
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Pad windows, and stack the places of the answers."""
+        """Pad windows, and stack the positions of the answers."""
         batch = pad_texts(self.processor, examples)
         shift = [0] * len(examples)
         if self.processor.padding_side == "left":
@@ -123,19 +111,19 @@ class QuestionAnswerer(TaskDefaults):
             shift = [longest - len(example["input_ids"]) for example in examples]
         for name in ("start_positions", "end_positions"):
             if name in examples[0]:
-                places = [e[name] + left for e, left in zip(examples, shift, strict=True)]
-                batch[name] = torch.tensor(places)
+                positions = [e[name] + left for e, left in zip(examples, shift, strict=True)]
+                batch[name] = torch.tensor(positions)
         return batch
 
     def infer(self, batch: Mapping[str, Tensor]) -> list[Float[np.ndarray, "2 seq"]]:
-        """Score each token as the first and as the last of the answer, without the padding."""
+        """Compute start and end logits of each token, without the padding."""
         output = self.model(**batch)
         logits = torch.stack([output.start_logits, output.end_logits], 1).float().cpu().numpy()
         mask = batch["attention_mask"].bool().cpu().numpy()
         return [scores[:, is_token] for scores, is_token in zip(logits, mask, strict=True)]
 
     def decode(self, rows: Columns, examples: Columns, outputs: Sequence[Any]) -> list[Prediction]:
-        """Return the best span of each context and where it starts."""
+        """Return the best span of each context and its start."""
         best = [(-np.inf, 0, 0)] * len(rows["context"])
         for row, spans, logits in zip(examples["row"], examples["span"], outputs, strict=True):
             best[row] = max(best[row], _best_span(np.array(spans), logits))
@@ -148,38 +136,36 @@ class QuestionAnswerer(TaskDefaults):
         self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
     ) -> dict[str, float]:
         """Compute exact match and F1 over words, as SQuAD defines them."""
-        pairs = _answers(predictions, rows)
-        return {
-            "exact_match": _mean([max(exact_match(p, a) for a in golds) for p, golds in pairs]),
-            "f1": _mean([max(word_f1(p, a) for a in golds) for p, golds in pairs]),
-        }
+        exact_match, f1 = self._squad(predictions, rows).mean(0)
+        return {"exact_match": float(exact_match), "f1": float(f1)}
 
     def tally(
         self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
     ) -> Float[np.ndarray, "rows 2"]:
-        """Give each row its F1."""
-        pairs = _answers(predictions, rows)
-        return np.array([[max(word_f1(p, a) for a in golds), 1.0] for p, golds in pairs])
+        """Return the F1 of each example, over 1."""
+        f1 = self._squad(predictions, rows)[:, 1]
+        return np.stack([f1, np.ones_like(f1)], axis=1)
 
+    def _squad(
+        self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
+    ) -> Float[np.ndarray, "rows 2"]:
+        """Exact match and F1 of each example, in [0, 1], from torchmetrics.
 
-def _answers(
-    predictions: Sequence[Prediction], rows: "datasets.Dataset"
-) -> list[tuple[str, Sequence[str]]]:
-    """Pair each answer with the right ones."""
-    return [
-        (prediction["answer"], answers["text"])
-        for prediction, answers in zip(predictions, rows["answers"], strict=True)
-    ]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+        NOTE: as in the evaluation script of SQuAD 2.0, two answers without any word but articles
+        ("a", "The") have an F1 of 1. The script of SQuAD 1.1 gives them 0.
+        """
+        text = import_extra("torchmetrics.functional.text", extra="text", purpose="exact match")
+        scores = [
+            text.squad({"id": "", "prediction_text": answer["answer"]}, {"id": "", "answers": gold})
+            for answer, gold in zip(predictions, rows["answers"], strict=True)
+        ]
+        return np.array([[float(s["exact_match"]), float(s["f1"])] for s in scores]) / 100
 
 
 def _find_answer(
     spans: Sequence[tuple[int, int]], answers: Mapping[str, Sequence[Any]]
 ) -> tuple[int, int] | None:
-    """Return the first and the last token of the first answer, if the window has all of it."""
+    """Return the first and last token of the first answer if the window contains it."""
     start = answers["answer_start"][0]
     end = start + len(answers["text"][0])
     touched = [index for index, (first, last) in enumerate(spans) if first < end and last > start]
@@ -189,36 +175,24 @@ def _find_answer(
 
 
 def _best_span(spans: np.ndarray, logits: Float[np.ndarray, "2 seq"]) -> tuple[float, int, int]:
-    """Return the highest sum of logits, and the first and the last character of that span."""
-    places = np.flatnonzero(spans[:, 1] > spans[:, 0])
-    if not len(places):
+    """Return the highest sum of logits, and the first and last character of its span."""
+    positions = np.flatnonzero(spans[:, 1] > spans[:, 0])
+    if not len(positions):
         return -np.inf, 0, 0
-    starts, ends = logits[:, places]
+    starts, ends = logits[:, positions]
     scores = starts[:, None] + ends[None, :]
-    offsets = np.arange(len(places))
+    offsets = np.arange(len(positions))
     length = offsets[None, :] - offsets[:, None] + 1
     scores = np.where((length >= 1) & (length <= _MAX_ANSWER_LENGTH), scores, -np.inf)
     first, last = np.unravel_index(scores.argmax(), scores.shape)
-    return float(scores[first, last]), int(spans[places[first], 0]), int(spans[places[last], 1])
+    start, end = spans[positions[first], 0], spans[positions[last], 1]
+    return float(scores[first, last]), int(start), int(end)
 
 
 def load_question_answerer(
     model_name: str, labels: Sequence[str] = (), *, max_length: int | None = None
 ) -> QuestionAnswerer:
-    """Load a pretrained model with a head for answers, fresh if it has none.
-
-    Args:
-        model_name: A local folder, a hub id, or "packaged:minilm".
-        labels: None; nothing is classified.
-        max_length: Tokens of a question with a window of its context; None means the model's limit.
-
-    Returns:
-        The model in evaluation mode, with what feeds it.
-
-    Raises:
-        ConfigError: If there is no such model, or the length is out of range.
-        UnsupportedArchitectureError: If it has no such head.
-    """
+    """Load a model for question answering, with a fresh head if it has none; see `TaskLoader`."""
     require_head(model_name, _MODEL_TYPES, packaged=("minilm",), task=NAME)
     tokenizer = load_fast_tokenizer(model_name, task=NAME)
     model = load_model(model_name, AutoModelForQuestionAnswering)

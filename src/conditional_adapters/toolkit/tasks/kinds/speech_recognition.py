@@ -1,8 +1,7 @@
-"""Speech recognition with Whisper: recordings in, transcripts out.
+"""Speech recognition with Whisper: transcripts of recordings.
 
-The encoder is conditional, the decoder gets adapters, and the loss is the decoder's. A mask tells
-how much of a window is speech, and the budget of the routers suffices for that
-(docs/decisions/0005).
+The encoder is conditional, the decoder has adapters, and the loss is the decoder's. A mask has the
+length of the speech in a window, from which the routers compute their budget (docs/decisions/0005).
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,12 +17,12 @@ from ....errors import ConfigError, DataError
 from .._audio import AUDIO_COLUMN
 from .._collate import pad_targets
 from .._loading import load_speech_model
-from .._rows import Column, text_column
+from .._reader import Column, text_column
 from ..comparison import ratio_of_sums
 from ..metrics import word_errors
 from ..preprocessing import Preprocessor
-from ..rows import row_loader
 from ..task import Columns, Prediction, Quality, TaskDefaults, TaskKind
+from ..task_data import row_loader
 
 if TYPE_CHECKING:
     import datasets
@@ -33,53 +32,42 @@ NAME = "automatic-speech-recognition"
 
 @dataclass(frozen=True)
 class SpeechRecogniser(TaskDefaults):
-    """Whisper, and what feeds it: a `Task`.
-
-    Attributes:
-        model: A Whisper model with its decoder.
-        processor: Its feature extractor and tokenizer.
-        max_length: Tokens of a transcript at most, with the special ones.
-        name: As in `Task`, like all that follow.
-        inputs: What the model reads.
-        labels: Nothing is classified.
-        chunk_size: A window of features takes a megabyte.
-        quality: The word error rate.
-    """
+    """Speech recognition with Whisper: a `Task`."""
 
     model: PreTrainedModel
-    processor: Any
-    max_length: int
+    processor: Any  # its feature extractor and tokenizer
+    max_length: int  # of a transcript, with special tokens
 
     name = NAME
     inputs = ("audio",)
     labels = ()
-    chunk_size = 128
+    chunk_size = 128  # a window of features takes a megabyte
     quality = Quality(name="wer", is_error=True)
 
     @property
     def preprocessor(self) -> Preprocessor:
-        """What turns recordings into the model's input."""
+        """Conversion of recordings to the model's input."""
         return Preprocessor(self.processor, "audio", None)
 
     def encode(self, rows: Columns) -> dict[str, list[Any]]:
-        """Turn recordings into windows of features, and transcripts into tokens."""
+        """Convert recordings to windows of features, and transcripts to tokens."""
         columns = self.preprocessor.encode({"audio": rows["audio"]})
         if "text" in rows:
             columns["labels"] = [self._targets(text) for text in rows["text"]]
         return columns
 
     def _targets(self, text: str) -> list[int]:
-        """Tokenise a transcript; the model itself puts the start token in front."""
+        """Tokenise a transcript without the start token, which the model adds."""
         tokens: list[int] = self.processor.tokenizer(text)["input_ids"]
         if len(tokens) > self.max_length:
             raise DataError(
-                f"the transcript {text[:60]!r} has {len(tokens)} tokens, and the decoder takes "
+                f"the transcript {text[:60]!r} has {len(tokens)} tokens, but the decoder supports "
                 f"{self.max_length}. Cut recording and transcript at pauses."
             )
         return tokens[1:] if tokens[0] == self.model.config.decoder_start_token_id else tokens
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Stack windows; pad transcripts with what the loss passes over."""
+        """Stack windows and pad transcripts."""
         windows = [{k: v for k, v in e.items() if k != "labels"} for e in examples]
         batch = self.preprocessor.collate(windows)
         if "labels" in examples[0]:
@@ -87,7 +75,7 @@ class SpeechRecogniser(TaskDefaults):
         return batch
 
     def infer(self, batch: Mapping[str, Tensor]) -> list[str]:
-        """Write down the speech."""
+        """Transcribe the speech."""
         generated = self.model.generate(**batch, max_length=self.max_length)
         texts: list[str] = self.processor.batch_decode(generated, skip_special_tokens=True)
         return texts
@@ -105,7 +93,7 @@ class SpeechRecogniser(TaskDefaults):
     def tally(
         self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
     ) -> Float[np.ndarray, "rows 2"]:
-        """Count wrong, missing and superfluous words, and the words that were said."""
+        """Count the word errors and the words of each transcript."""
         counts = word_errors(rows["text"], [prediction["text"] for prediction in predictions])
         return np.array(counts, dtype=float).reshape(-1, 2)
 
@@ -113,20 +101,7 @@ class SpeechRecogniser(TaskDefaults):
 def load_speech_recogniser(
     model_name: str, labels: Sequence[str] = (), *, max_length: int | None = None
 ) -> SpeechRecogniser:
-    """Load an English Whisper.
-
-    Args:
-        model_name: A local folder, a hub id, or "packaged:whisper".
-        labels: None; speech is not classified.
-        max_length: Tokens of a transcript at most; None means what the decoder takes.
-
-    Returns:
-        The model in evaluation mode, with what feeds it.
-
-    Raises:
-        ConfigError: If there is no such model, or the length is out of range.
-        UnsupportedArchitectureError: If it is no Whisper, or a multilingual one.
-    """
+    """Load an English Whisper; see `TaskLoader`. Cuts no transcripts, but refuses longer ones."""
     model, processor = load_speech_model(model_name)
     limit = model.config.max_target_positions
     if max_length is not None and not 4 <= max_length <= limit:

@@ -1,6 +1,6 @@
-"""Summaries and headlines by encoder-decoders such as T5: a text in, another text out.
+"""Summarization by encoder-decoders such as T5.
 
-The encoder is conditional, the decoder gets adapters, and the loss is the decoder's.
+The encoder is conditional, the decoder has adapters, and the loss is the decoder's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ from transformers.models.auto.modeling_auto import (
 from .._collate import pad_targets, pad_texts
 from .._extras import import_extra
 from .._loading import load_model, load_tokenizer, require_head, text_limit
-from .._rows import Column, text_column
-from ..rows import row_loader
+from .._reader import Column, text_column
 from ..task import Columns, Prediction, Quality, TaskDefaults, TaskKind
+from ..task_data import row_loader
 
 if TYPE_CHECKING:
     import datasets
@@ -33,20 +33,10 @@ _METRICS = ("rouge1", "rouge2", "rougeL")
 
 @dataclass(frozen=True)
 class Summariser(TaskDefaults):
-    """An encoder-decoder, and what feeds it: a `Task`.
-
-    Attributes:
-        model: A transformers model for sequence-to-sequence language modelling.
-        processor: Its tokenizer.
-        max_length: Tokens of a text at most; longer ones are cut there.
-        name: As in `Task`, like all that follow.
-        inputs: What the model reads.
-        labels: Nothing is classified.
-        quality: ROUGE-L.
-    """
+    """Summarization: a `Task`."""
 
     model: PreTrainedModel
-    processor: Any
+    processor: Any  # its tokenizer
     max_length: int
 
     name = NAME
@@ -66,14 +56,14 @@ class Summariser(TaskDefaults):
         return columns
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Pad texts and summaries; the model itself shifts the summaries for its decoder."""
+        """Pad texts and summaries; the model shifts the summaries for its decoder."""
         batch = pad_texts(self.processor, examples)
         if "labels" in examples[0]:
             batch["labels"] = pad_targets([example["labels"] for example in examples])
         return batch
 
     def infer(self, batch: Mapping[str, Tensor]) -> list[str]:
-        """Write the summaries, always with the most probable next token."""
+        """Generate summaries by greedy decoding."""
         generated = self.model.generate(
             **batch, max_new_tokens=_MAX_TARGET_LENGTH, num_beams=1, do_sample=False
         )
@@ -94,7 +84,7 @@ class Summariser(TaskDefaults):
     def tally(
         self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
     ) -> Float[np.ndarray, "rows 2"]:
-        """Give each row its ROUGE-L."""
+        """Return the ROUGE-L of each example, over 1."""
         return np.array([[row["rougeL"], 1.0] for row in self._rouge(predictions, rows)])
 
     def _rouge(
@@ -112,20 +102,7 @@ class Summariser(TaskDefaults):
 def load_summariser(
     model_name: str, labels: Sequence[str] = (), *, max_length: int | None = None
 ) -> Summariser:
-    """Load a pretrained encoder-decoder.
-
-    Args:
-        model_name: A local folder or a hub id.
-        labels: None; nothing is classified.
-        max_length: Cut texts at so many tokens; None means the model's limit.
-
-    Returns:
-        The model in evaluation mode, with what feeds it.
-
-    Raises:
-        ConfigError: If there is no such model, or the length is out of range.
-        UnsupportedArchitectureError: If it is no encoder-decoder.
-    """
+    """Load an encoder-decoder; see `TaskLoader`."""
     require_head(model_name, _MODEL_TYPES, packaged=(), task=NAME)
     model = load_model(model_name, AutoModelForSeq2SeqLM)
     tokenizer = load_tokenizer(model_name)

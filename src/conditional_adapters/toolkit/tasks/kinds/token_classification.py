@@ -1,7 +1,7 @@
-"""Token classification, such as named entities: a list of words in, a tag for each word out.
+"""Token classification, such as named entity recognition: a tag for each word.
 
-A word is represented by its first sub-token, which alone has a target. Rows with more tokens than
-the model takes are divided into several examples, so that every word gets a tag.
+Only the first sub-token of a word has a target. Rows that exceed the model's limit are divided into
+several examples, so that every word gets a tag.
 """
 
 import operator
@@ -25,11 +25,11 @@ from .._cells import BadRow, quote, read_label, read_text, require_known_label
 from .._collate import IGNORED, pad_targets, pad_texts
 from .._extras import import_extra
 from .._loading import label_settings, load_fast_tokenizer, load_model, require_head, text_limit
-from .._rows import Column
+from .._reader import Column
 from .._table import Table, in_label_order
 from ..comparison import ratio_of_sums
-from ..rows import row_loader
 from ..task import Columns, Prediction, Quality, TaskDefaults, TaskKind
+from ..task_data import row_loader
 
 if TYPE_CHECKING:
     import datasets
@@ -41,22 +41,12 @@ _ENTITY_TAG = re.compile("O|[BI]-.+")
 
 @dataclass(frozen=True)
 class TokenClassifier(TaskDefaults):
-    """A model that tags words, and what feeds it: a `Task`.
-
-    Attributes:
-        model: A transformers model for token classification.
-        processor: Its tokenizer.
-        labels: The tags in the order of the logits.
-        max_length: Tokens of an example at most.
-        name: As in `Task`, like all that follow.
-        inputs: What the model reads.
-        splits_rows: Long rows are divided.
-    """
+    """Token classification: a `Task`."""
 
     model: PreTrainedModel
-    processor: Any
+    processor: Any  # its tokenizer
     labels: tuple[str, ...]
-    max_length: int
+    max_length: int  # of an example
 
     name = NAME
     inputs = ("words",)
@@ -64,12 +54,12 @@ class TokenClassifier(TaskDefaults):
 
     @property
     def quality(self) -> Quality:
-        """F1 over entities where the tags are IOB2, else accuracy over words."""
+        """F1 over entities if the tags are IOB2, else accuracy over words."""
         is_iob2 = all(_ENTITY_TAG.fullmatch(label) for label in self.labels)
         return Quality(name="entity_f1" if is_iob2 else "accuracy")
 
     def encode(self, rows: Columns) -> dict[str, list[Any]]:
-        """Turn words into sub-tokens; `word` says which word begins at each of them, or -1."""
+        """Convert words to sub-tokens; `word` is the index of the word that starts there, or -1."""
         words = [list(row) for row in rows["words"]]
         encoded = self.processor(
             words,
@@ -80,40 +70,40 @@ class TokenClassifier(TaskDefaults):
         )
         sources = list(encoded.pop("overflow_to_sample_mapping"))
         columns = {key: list(values) for key, values in encoded.items()} | {"row": sources}
-        begun = self._first_tokens(
+        starts = self._first_tokens(
             words, sources, [encoded.word_ids(i) for i in range(len(sources))]
         )
         if "tags" not in rows:
-            return columns | {"word": begun}
+            return columns | {"word": starts}
         numbers = {label: number for number, label in enumerate(self.labels)}
         columns["labels"] = [
             [IGNORED if word < 0 else numbers[rows["tags"][row][word]] for word in example]
-            for row, example in zip(sources, begun, strict=True)
+            for row, example in zip(sources, starts, strict=True)
         ]
         return columns
 
     def _first_tokens(
         self, words: list[list[str]], sources: list[int], word_ids: list[list[int | None]]
     ) -> list[list[int]]:
-        """Find where words begin; one that is cut in two begins only once."""
-        done = [-1] * len(words)  # the last word that has begun, for each row
-        begun = []
+        """Find the first sub-token of each word; a word cut in two starts only once."""
+        done = [-1] * len(words)  # index of the last started word, for each row
+        starts = []
         for row, ids in zip(sources, word_ids, strict=True):
-            places = [-1] * len(ids)
-            for place, word in enumerate(ids):
+            starts_here = [-1] * len(ids)
+            for position, word in enumerate(ids):
                 if word is None or word <= done[row]:
                     continue
                 if word != done[row] + 1:
                     break
-                places[place] = done[row] = word
-            begun.append(places)
+                starts_here[position] = done[row] = word
+            starts.append(starts_here)
         for row, last in enumerate(done):
             if last + 1 < len(words[row]):
                 raise DataError(
-                    f"the word {words[row][last + 1]!r} becomes no token of the model. Remove it "
-                    "and its tag from the row."
+                    f"the tokenizer produces no token for the word {words[row][last + 1]!r}. "
+                    "Remove it and its tag from the row."
                 )
-        return begun
+        return starts
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Pad sub-tokens and their targets."""
@@ -124,7 +114,7 @@ class TokenClassifier(TaskDefaults):
         return batch
 
     def infer(self, batch: Mapping[str, Tensor]) -> list[Int[np.ndarray, " seq"]]:
-        """Choose a tag for each sub-token, without those of the padding."""
+        """Predict a tag for each sub-token, without the padding."""
         chosen = self.model(**batch).logits.argmax(-1).cpu().numpy()
         mask = batch["attention_mask"].bool().cpu().numpy()
         return [tags[is_token] for tags, is_token in zip(chosen, mask, strict=True)]
@@ -132,8 +122,8 @@ class TokenClassifier(TaskDefaults):
     def decode(self, rows: Columns, examples: Columns, outputs: Sequence[Any]) -> list[Prediction]:
         """Return the tag of each word."""
         tags: list[list[str]] = [[] for _ in rows["words"]]
-        for row, places, numbers in zip(examples["row"], examples["word"], outputs, strict=True):
-            for word, number in zip(places, numbers, strict=True):
+        for row, words, numbers in zip(examples["row"], examples["word"], outputs, strict=True):
+            for word, number in zip(words, numbers, strict=True):
                 if word >= 0:
                     tags[row].append(self.labels[number])
         return [{"tags": row} for row in tags]
@@ -158,14 +148,14 @@ class TokenClassifier(TaskDefaults):
     def tally(
         self, predictions: Sequence[Prediction], rows: "datasets.Dataset"
     ) -> Float[np.ndarray, "rows 2"]:
-        """Count right entities, twice, and entities on both sides; or right words and words."""
+        """Count correct entities twice over entities of both sides, or correct words over words."""
         pairs = [
             (list(gold), prediction["tags"])
             for gold, prediction in zip(rows["tags"], predictions, strict=True)
         ]
         if self.quality.name == "accuracy":
-            rights = [sum(map(operator.eq, *pair)) for pair in pairs]
-            return np.array([rights, [len(gold) for gold, _ in pairs]], dtype=float).T
+            num_correct = [sum(map(operator.eq, *pair)) for pair in pairs]
+            return np.array([num_correct, [len(gold) for gold, _ in pairs]], dtype=float).T
         labeling = import_extra(
             "seqeval.metrics.sequence_labeling", extra="text", purpose="F1 over entities"
         )
@@ -176,20 +166,7 @@ class TokenClassifier(TaskDefaults):
 def load_token_classifier(
     model_name: str, labels: Sequence[str], *, max_length: int | None = None
 ) -> TokenClassifier:
-    """Load a pretrained model with a fresh head for these tags.
-
-    Args:
-        model_name: A local folder, a hub id, or "packaged:minilm".
-        labels: The tags, at least two.
-        max_length: Divide rows into examples of so many tokens; None means the model's limit.
-
-    Returns:
-        The model in evaluation mode, with what feeds it.
-
-    Raises:
-        ConfigError: If there is no such model, or a number is out of range.
-        UnsupportedArchitectureError: If it has no such head.
-    """
+    """Load a model with a fresh head for these tags; see `TaskLoader`. Divides longer rows."""
     require_head(model_name, _MODEL_TYPES, packaged=("minilm",), task=NAME)
     if len(labels) < 2:
         raise ConfigError(

@@ -1,13 +1,11 @@
-"""Read the data of any task into one normal form, and divide it."""
+"""Loading and splitting of the data of any task."""
 
-import itertools
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ._data_spec import DataSpec
-from ._rows import Column, copy_cells, open_reader, skip_report, usable_rows
+from ._reader import Column, copy_cells, open_reader
 from ._split import split_train_test
 from .task import RowLoader, TaskKind
 
@@ -27,11 +25,11 @@ def load_task_rows(
     Args:
         kind: The task.
         spec: The source and how to read it.
-        labels: The class names that a trained model knows; None means those of the source.
-        with_targets: Whether to read what the model shall predict.
+        labels: Class names of a trained model; None means those of the source.
+        with_targets: Whether to read the columns that the model predicts.
 
     Returns:
-        The usable rows in their order, with the columns of the task.
+        The usable rows, in order, with the columns of the task.
 
     Raises:
         ConfigError: If `spec.columns` names a column that the task does not have.
@@ -51,21 +49,20 @@ def load_task_rows(
 def split_rows(
     kind: TaskKind, rows: "datasets.Dataset", *, test_size: int | float, seed: int
 ) -> tuple["datasets.Dataset", "datasets.Dataset"]:
-    """Divide rows at random, by class where there are classes of rows.
+    """Split the data of a task at random, stratified by `label` if there is one.
 
     Args:
-        kind: The task.
+        kind: The task; examples with equal content in its `split_column` stay together.
         rows: From `load_task_rows`.
-        test_size: Rows of the test part (int, >= 1), or its share of all rows (float, 0 to 1).
+        test_size: Size of the test part: examples (int, >= 1) or share of all (float, 0 to 1).
         seed: The same seed gives the same parts.
 
     Returns:
-        The training and the test part, both shuffled. Rows with the same content in the
-        `split_column` of the task are on one side.
+        The training and the test part, both shuffled.
 
     Raises:
-        ConfigError: If `test_size` leaves a side without a row.
-        DataError: If all rows, or all of a class, have the same content.
+        ConfigError: If `test_size` leaves a side without an example.
+        DataError: If all examples, or all of a class, have the same content.
     """
     return split_train_test(rows, test_size=test_size, seed=seed, same=kind.split_column)
 
@@ -74,25 +71,23 @@ def row_loader(
     columns: Callable[[Sequence[str] | None], tuple[Column, ...]],
     check: Callable[[Mapping[str, Any]], None] = lambda cells: None,
 ) -> RowLoader:
-    """Make the reader of a task whose cells are copied into memory as they are read.
+    """Make the loader of a task whose cells are copied into memory.
 
     Args:
         columns: As in `TaskKind`.
         check: `check(cells)` raises `BadRow` if the cells of a row do not fit each other.
 
     Returns:
-        The reader.
+        The loader.
     """
 
     def load(
         spec: DataSpec, *, labels: Sequence[str] | None, with_targets: bool
     ) -> "datasets.Dataset":
         wanted = [column for column in columns(labels) if with_targets or not column.is_target]
-        bad_rows: list[str] = []
-        examples = usable_rows(spec, open_reader(spec, wanted, check), bad_rows)
-        dataset = copy_cells(wanted, itertools.islice(examples, spec.limit))
-        if bad_rows:
-            warnings.warn(skip_report(spec.source, bad_rows, len(dataset)), stacklevel=3)
+        reader = open_reader(spec, wanted, check)
+        dataset = copy_cells(wanted, reader.examples())
+        reader.warn_of_skipped(len(dataset), stacklevel=4)
         return dataset
 
     return load
