@@ -18,8 +18,8 @@ from conditional_adapters.toolkit.tasks.inference import predict
 from conditional_adapters.toolkit.tasks.kinds import find_task
 from conditional_adapters.toolkit.tasks.kinds.question_answering import QuestionAnswerer
 from conditional_adapters.toolkit.tasks.task_data import load_task_rows
-from tests.helpers.runner import run
 from tests.helpers.data_files import REMEDY, write_json_lines
+from tests.helpers.runner import run
 from tests.helpers.tiny_text import ANIMALS, PLANTS, write_bert
 
 KIND = find_task("question-answering")

@@ -11,8 +11,8 @@ import conditional_adapters as ca
 from conditional_adapters.toolkit.tasks.data import DataSpec
 from conditional_adapters.toolkit.tasks.kinds import find_task
 from conditional_adapters.toolkit.tasks.task_data import load_task_rows, split_rows
-from tests.helpers.runner import run
 from tests.helpers.data_files import write_csv
+from tests.helpers.runner import run
 from tests.helpers.tiny_text import ANIMALS, PLANTS, write_bert, write_t5
 
 KIND = find_task("summarization")

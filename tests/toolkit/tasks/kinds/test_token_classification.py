@@ -12,8 +12,8 @@ from conditional_adapters.toolkit.tasks.data import DataSpec
 from conditional_adapters.toolkit.tasks.inference import predict
 from conditional_adapters.toolkit.tasks.kinds import find_task
 from conditional_adapters.toolkit.tasks.task_data import load_task_rows
-from tests.helpers.runner import run
 from tests.helpers.data_files import REMEDY, write_json_lines, write_parquet
+from tests.helpers.runner import run
 from tests.helpers.tiny_text import ANIMALS, PLANTS, write_bert
 
 KIND = find_task("token-classification")
