@@ -27,6 +27,7 @@ from tests.helpers.conditional_models import (
     states_of,
 )
 from tests.helpers.dense_oracle import oracle
+from tests.helpers.gradients import assert_gradients_close, assert_only_trained, gradients_of
 from tests.helpers.tiny_models import TINY_MODELS
 from tests.helpers.tiny_models.custom_encoder import CUSTOM_ENCODER
 
@@ -286,13 +287,8 @@ def test_only_the_adapters_parameters_get_gradients_and_all_of_them_do(
     # Not only the logits: where a head reads CLS, the last layer's other tokens do not matter.
     logits, states = logits_and_states_of(model, inputs)
     (states[-1].square().sum() + logits.sum()).backward()
-    own = dict(adapter_parameters(model, "default"))
-    for path, parameter in model.named_parameters():
-        if path in own:
-            assert parameter.grad is not None, path
-            assert parameter.grad.abs().max() > 0, path
-        else:
-            assert parameter.grad is None, path
+    own = {path for path, _ in adapter_parameters(model, "default")}
+    assert_only_trained(model.named_parameters(), own)
 
 
 @pytest.mark.parametrize(
@@ -319,19 +315,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(
             model.enable_input_require_grads()
         torch.manual_seed(1)  # dropout and the sampled reduction factor
         logits_of(model, inputs).square().sum().backward()
-        gradients.append(
-            {
-                p: q.grad.clone()
-                for p, q in adapter_parameters(model, "default")
-                if q.grad is not None
-            }
-        )
-    assert gradients[0].keys() == gradients[1].keys()
-    for path, expected in gradients[0].items():
-        actual, scale = gradients[1][path], expected.abs().max().clamp(min=1)
-        torch.testing.assert_close(
-            actual / scale, expected / scale, msg=lambda m, p=path: f"{p}: {m}"
-        )
+        gradients.append(gradients_of(adapter_parameters(model, "default")))
+    assert_gradients_close(gradients[1], gradients[0], is_scaled=True)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -503,10 +488,8 @@ def test_inductor_compiles_a_conditional_model_and_its_gradients() -> None:
     for run in (model, torch.compile(model, fullgraph=True)):
         model.zero_grad()
         run(**inputs).logits.square().sum().backward()
-        own = adapter_parameters(model, "default")
-        gradients.append({path: p.grad.clone() for path, p in own if p.grad is not None})
-    for path, expected in gradients[0].items():
-        torch.testing.assert_close(gradients[1][path], expected, atol=1e-4, rtol=1e-3)
+        gradients.append(gradients_of(adapter_parameters(model, "default")))
+    assert_gradients_close(gradients[1], gradients[0], atol=1e-4, rtol=1e-3)
 
 
 def test_every_record_of_the_registry_is_under_contract() -> None:

@@ -131,7 +131,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path) -> None:
     before = dict(adapter_parameters(make_model(), "default"))
     assert any((whole[name] - before[name]).abs().max() > 1e-3 for name in whole)
     for name, expected in whole.items():
-        torch.testing.assert_close(parts[name], expected, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(
+            parts[name], expected, atol=1e-6, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+        )
     assert loss_of_parts == pytest.approx(loss, rel=1e-4)
 
 

@@ -12,6 +12,7 @@ from conditional_adapters import ops
 from conditional_adapters.errors import RoutingError
 from conditional_adapters.modules.adapter import ACTIVATIONS, ParallelAdapter
 from tests.helpers import draws
+from tests.helpers.gradients import assert_gradients_close
 from tests.helpers.light_branch import Forms, call
 from tests.helpers.soft_topk_oracles import bisect_soft_topk
 
@@ -160,13 +161,14 @@ def test_weighted_updates_and_their_gradients_are_the_same(hidden: int) -> None:
     weights = torch.rand(3, 4, device=DEVICE).requires_grad_()
     indices, grad = positions(3, 4, 9), torch.randn(3, 9, hidden, device=DEVICE)
 
-    def run(backend: ops.KernelBackend) -> tuple[Tensor, ...]:
+    def run(backend: ops.KernelBackend) -> dict[str, Tensor]:
         with ops.set_kernel_backend(backend):
             out = ops.add_weighted_update_(base.clone(), indices, outputs, inputs, weights)
-        wanted = base, outputs, inputs, weights
-        return out, *torch.autograd.grad(out, wanted, grad)
+        wanted = {"base": base, "outputs": outputs, "inputs": inputs, "weights": weights}
+        gradients = torch.autograd.grad(out, list(wanted.values()), grad)
+        return {"result": out, **dict(zip(wanted, gradients, strict=True))}
 
-    torch.testing.assert_close(run("triton"), run("torch"), atol=1e-5, rtol=1e-5)
+    assert_gradients_close(run("triton"), run("torch"), atol=1e-5, rtol=1e-5)
 
 
 def test_an_update_without_gradient_is_made_in_place_and_summed_in_float32() -> None:

@@ -13,6 +13,7 @@ from conditional_adapters import ops
 from conditional_adapters.model.attachment import adapter_parameters
 from conditional_adapters.model.structure import find_sites
 from tests.helpers import ROOT
+from tests.helpers.gradients import assert_gradients_close, gradients_of
 from tests.helpers.light_branch import Forms
 from tests.helpers.tiny_models import TINY_MODELS
 
@@ -41,22 +42,20 @@ def make(name: str, padding: str) -> tuple[torch.nn.Module, dict[str, Tensor]]:
 def test_a_model_gives_the_same_answers_and_gradients(name: str, padding: str) -> None:
     model, inputs = make(name, padding)
 
-    def run() -> tuple[Tensor, ...]:
+    def run() -> dict[str, Tensor]:
         with torch.no_grad():
             inferred = model(**inputs).logits
-        states = model(**inputs)
-        loss = states.logits.square().sum()
-        parameters = [parameter for _, parameter in adapter_parameters(model, "default")]
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        return inferred, states.logits, *(g for g in gradients if g is not None)
+        logits = model(**inputs).logits
+        model.zero_grad()
+        logits.square().sum().backward()
+        gradients = gradients_of(adapter_parameters(model, "default"))
+        return {"inferred": inferred, "logits": logits, **gradients}
 
     expected = run()
     with ops.set_kernel_backend("triton"):
-        actual = run()
-    assert len(actual) == len(expected) > 4
-    for ours, theirs in zip(actual, expected, strict=True):
-        scale = theirs.abs().max().clamp_min(1)
-        torch.testing.assert_close(ours / scale, theirs / scale, atol=1e-5, rtol=1e-4)
+        found = run()
+    assert len(expected) > 4
+    assert_gradients_close(found, expected, atol=1e-5, rtol=1e-4, is_scaled=True)
 
 
 @pytest.mark.parametrize("name", TINY_MODELS)

@@ -14,6 +14,7 @@ import conditional_adapters as ca
 from conditional_adapters.model.attachment import conditional_layers, get_attachment
 from conditional_adapters.modules import SequenceContext
 from conditional_adapters.modules.context import CONTEXT_ARGUMENT
+from tests.helpers.gradients import assert_gradients_close, gradients_of
 from tests.helpers.tiny_models import TINY_MODELS
 
 TINY = TINY_MODELS["deberta-v3"]
@@ -22,10 +23,6 @@ TINY = TINY_MODELS["deberta-v3"]
 def attached(**settings: object) -> PreTrainedModel:
     config = ca.ConditionalAdapterConfig(adapter_dim=5, **settings)
     return ca.attach(TINY.build("eager"), config)
-
-
-def gradients(model: PreTrainedModel) -> dict[str, Tensor]:
-    return {p: q.grad.clone() for p, q in model.named_parameters() if q.grad is not None}
 
 
 def test_two_forwards_before_one_backward_each_keep_their_own_reduction_factor() -> None:
@@ -45,9 +42,9 @@ def test_two_forwards_before_one_backward_each_keep_their_own_reduction_factor()
             widths.append(routing.layers[0].selected_indices.shape[1])
         assert len(set(widths)) == 2  # both factors were drawn
         loss.backward()
-        expected = expected or gradients(model)
-    for path, actual in gradients(model).items():
-        torch.testing.assert_close(actual, expected[path], msg=path)
+        found = gradients_of(model.named_parameters())
+        expected = expected or found
+    assert_gradients_close(found, expected)
 
 
 def test_two_threads_do_not_see_each_others_lengths() -> None:

@@ -12,7 +12,8 @@ from conditional_adapters.ops import (
     gather_relative_bias,
     relative_bias,
 )
-from tests.helpers.draws import DTYPES, assert_gradients_agree, positions, values
+from tests.helpers.draws import DTYPES, positions, values
+from tests.helpers.gradients import assert_gradients_agree
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -43,7 +44,7 @@ def test_gather_pairs_agrees_with_a_loop(source: int, query: int) -> None:
     indices = positions(3, 4, 9)
     ours, expected = gather_pairs(pairs, indices), gather_pairs_by_loop(pairs, indices)
     assert torch.equal(ours, expected)
-    assert_gradients_agree(ours, expected, [pairs])
+    assert_gradients_agree(ours, expected, pairs=pairs)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -100,7 +101,7 @@ def test_gradients_reach_the_distances(
     ours = gather_relative_bias(distances, indices, all_keys=all_keys)
     expected = gather_pairs_by_loop(spread_by_loop(distances), indices, all_keys=all_keys)
     assert torch.equal(ours, expected)
-    assert_gradients_agree(ours, expected, [distances])
+    assert_gradients_agree(ours, expected, distances=distances)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -21,6 +21,7 @@ from conditional_adapters.prepacking import modules as prepacked_modules
 from conditional_adapters.prepacking.modules import PrepackedAdapter, PrepackedModule
 from conditional_adapters.prepacking.operators import can_prepack
 from tests.helpers.conditional_models import REPRESENTATIVES, logits_of, make_conditional
+from tests.helpers.gradients import assert_gradients_close, gradients_of
 from tests.helpers.tiny_models import TINY_MODELS
 
 pytestmark = pytest.mark.skipif(
@@ -130,10 +131,8 @@ def test_training_goes_on_as_without_and_the_next_answer_has_the_new_weights() -
         logits_of(model, inputs).square().sum().backward()
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         torch.optim.SGD(weights, lr=0.01).step()
-    pairs = zip(plain.named_parameters(), prepacked.parameters(), strict=True)
-    for (name, expected), found in pairs:
-        if expected.grad is not None:
-            torch.testing.assert_close(found.grad, expected.grad, atol=1e-4, rtol=1e-3, msg=name)
+    found, expected = (gradients_of(model.named_parameters()) for model in (prepacked, plain))
+    assert_gradients_close(found, expected, atol=1e-4, rtol=1e-3)
     with torch.no_grad():
         torch.testing.assert_close(
             logits_of(prepacked, inputs), logits_of(plain, inputs), atol=1e-3, rtol=1e-3
@@ -385,10 +384,8 @@ def test_a_compiled_graph_that_trains_has_its_gradients(products) -> None:
     compiled = torch.compile(prepacked, fullgraph=True, backend="aot_eager")
     logits_of(plain, inputs).square().sum().backward()
     logits_of(compiled, inputs).square().sum().backward()
-    pairs = zip(plain.named_parameters(), prepacked.parameters(), strict=True)
-    for (name, expected), found in pairs:
-        if expected.grad is not None:
-            torch.testing.assert_close(found.grad, expected.grad, atol=1e-4, rtol=1e-3, msg=name)
+    found, expected = (gradients_of(model.named_parameters()) for model in (prepacked, plain))
+    assert_gradients_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.compile
