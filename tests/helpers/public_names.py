@@ -24,7 +24,6 @@ PUBLIC = [
     "estimate_flops",
     "load_adapter",
     "measure_speed",
-    "pack_weights",
     "prepack_weights",
     "push_to_hub",
     "read_adapter_config",
@@ -38,5 +37,5 @@ PUBLIC = [
     "set_reduction_factor",
     "soft_topk",
     "supported_architectures",
-    "unpack_weights",
 ]
+DEPRECATED = ["pack_weights", "unpack_weights"]

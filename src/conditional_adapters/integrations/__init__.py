@@ -1,1 +1,1 @@
-"""Conditional adapters inside other libraries; each module needs the library it is named after."""
+"""Integrations with other libraries. Each module needs the library that it is named after."""

@@ -1,8 +1,8 @@
-"""How operators of exported programs are written in ONNX, where torch's own table does not do.
+"""Translations of operators to ONNX that replace those of torch.
 
-torch 2.13 with onnxscript 0.7 has no stable sort, divides whole numbers in float32 and writes
-Python's numbers as float32, where 39 / 1.3 is more than 30. All this decides which tokens are
-chosen, so it must be exact.
+torch 2.13 with onnxscript 0.7 has no stable sort, divides integers in float32 and writes Python
+numbers as float32, where 39 / 1.3 is more than 30. These operators decide which tokens are chosen,
+so they must be exact.
 """
 
 import operator
@@ -17,7 +17,7 @@ _DOUBLE = ir.DataType.DOUBLE
 
 
 def _divide(dividend: Any, divisor: Any) -> Any:  # noqa: ANN401
-    """Divide Python numbers of the program (sizes) in float64, as Python does."""
+    """Divide sizes in float64, as Python does."""
     return op.Div(_as_double(dividend), _as_double(divisor))
 
 
@@ -35,7 +35,7 @@ def _number(
     device: str = "",
     pin_memory: bool = False,
 ) -> Any:  # noqa: ANN401
-    """Write a number of the program as a tensor of its type, float64 without a detour."""
+    """Convert a number to a tensor of its dtype, not by way of float32."""
     kind = ir.DataType.FLOAT if dtype == -1 else ir.DataType(dtype)
     if isinstance(number, int | float):
         return op.Constant(value=ir.tensor(number, dtype=kind))
@@ -49,7 +49,7 @@ def _sort_stable(
     dim: int = -1,
     descending: bool = False,
 ) -> Any:  # noqa: ANN401
-    """Sort by TopK, which ONNX defines to put the lower index first among equal values."""
+    """Sort by TopK, for which ONNX defines that the lower index comes first on ties."""
     size = op.Shape(values, start=dim, end=None if dim == -1 else dim + 1)
     return op.TopK(values, size, axis=dim, largest=int(descending), sorted=1)
 

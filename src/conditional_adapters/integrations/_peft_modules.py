@@ -1,15 +1,14 @@
-"""What PEFT and transformers find in a conditional model.
+"""Modules of a conditional model that implement PEFT's interfaces.
 
-They visit the modules of a model and speak to two kinds of them:
+PEFT and transformers visit the modules of a model and use two kinds of them:
 
-- *tuner layers* switch adapters. A conditional model has one for all its layers, the
+- *Tuner layers* switch adapters. A conditional model has one for all its layers: the
   `AdapterSwitch`, a module without parameters at the root of the model.
-- *training wrappers* say what a parameter is called in a file. Here these are the modules that own
-  an adapter's parameters: the dictionary of parts in each layer, and the norms and heads with their
-  copies. They wrap nothing and change no name.
+- *Training wrappers* map names of parameters to names in a file. Here these are the modules that
+  own an adapter's parameters: the dictionary of adapters in each layer, and the norms and heads
+  with their copies. They wrap nothing and rename nothing.
 
-So no parameter is recognised by a prefix of its name, and names in files are those that
-`save_adapter` writes.
+So PEFT finds no parameter by a prefix, and names in files are those of `save_adapter`.
 """
 
 import warnings
@@ -30,17 +29,17 @@ from ..modules._subclass import add_mixin
 
 SWITCH = "conditional_adapters"  # the name of the switch in the model
 MERGE_REFUSED = (
-    "conditional adapters cannot be merged: which tokens a layer processes depends on the input, "
-    "and no fixed weights do the same. Keep the adapter, or call unload() for the dense model."
+    "conditional adapters cannot be merged: the tokens that a layer processes depend on the input, "
+    "so no fixed weights compute the same. Keep the adapter, or call unload() for the dense model."
 )
 
 
 @BaseTunerLayer.register
 class AdapterSwitch(nn.Module):
-    """Switches the adapters of a whole model, as PEFT asks its tuner layers to.
+    """PEFT tuner layer that switches the adapters of a whole model.
 
     Args:
-        model: The transformers model whose adapters it switches.
+        model: The transformers model that has the adapters.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -48,7 +47,7 @@ class AdapterSwitch(nn.Module):
         self._model = [model]  # in a list, or it would become a submodule of its own child
         self.active_adapters: list[str] = []
         self.disable_adapters = False
-        # A tuner layer names its dictionaries of parameters here, and what is merged.
+        # Attributes that PEFT reads from every tuner layer.
         self.adapter_layer_names: tuple[str, ...] = ()
         self.other_param_names: tuple[str, ...] = ()
         self.merged_adapters: list[str] = []
@@ -56,32 +55,32 @@ class AdapterSwitch(nn.Module):
 
     @property
     def active_adapter(self) -> list[str]:
-        """PEFT's other name for the active adapters."""
+        """The active adapters."""
         return self.active_adapters
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
-        """Choose the adapter that answers; only its parameters are trainable from now on."""
+        """Activate an adapter and make only its parameters trainable."""
         self.activate(adapter_names)
         for name in get_attachment(self._model[0]).configs:
             self.set_requires_grad(name, name in self.active_adapters and not inference_mode)
 
     def activate(self, adapter_names: str | list[str]) -> None:
-        """Choose the adapter that answers, unless disabled; what is trainable stays so."""
+        """Activate an adapter without changing which parameters are trainable."""
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         if len(names) > 1:
             raise AttachmentError(
-                f"conditional adapters are active one at a time, got {names}. Name one of them."
+                f"conditional adapters are active one at a time, got {names}. Pass one of them."
             )
         self.active_adapters = names
         switch(self._model[0], None if self.disable_adapters or not names else names[0])
 
     def enable_adapters(self, enabled: bool) -> None:
-        """Run the active adapter, or the dense model; what is trainable stays so."""
+        """Switch between the active adapter and the dense model."""
         self.disable_adapters = not enabled
         self.activate(self.active_adapters)
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Drop an adapter; without the last one, the model is as it was before the first."""
+        """Remove an adapter. Removing the last one restores the dense model."""
         model = self._model[0]
         remaining = [name for name in get_attachment(model).configs if name != adapter_name]
         was_active = adapter_name in self.active_adapters
@@ -113,11 +112,11 @@ class AdapterSwitch(nn.Module):
         return self
 
     def merge(self, *args: object, **kwargs: object) -> None:
-        """Refuse; see the message."""
+        """Refuse: conditional adapters cannot be merged."""
         raise AttachmentError(MERGE_REFUSED)
 
     def remove(self) -> None:
-        """Take the switch out of the model; `detach` calls it."""
+        """Remove the switch from the model; `detach` calls it."""
         model = self._model[0]
         # A new dictionary, because a caller may be iterating over the old one.
         model.__dict__["_modules"] = {k: v for k, v in model._modules.items() if v is not self}
@@ -135,14 +134,14 @@ class AdapterSwitch(nn.Module):
 
 
 class _OwnsParameters:
-    """Mixin: tell PEFT the names of an adapter's parameters, and leave the rest to the switch."""
+    """Mixin: PEFT training wrapper that names an adapter's parameters; the switch does the rest."""
 
     coda_parts: nn.ModuleDict
-    coda_path: ClassVar[str]  # where the parts are, relative to this module
+    coda_path: ClassVar[str]  # path of the parts, relative to this module
     coda_switch: list[AdapterSwitch]  # in a list, or it would become a submodule
     adapter_layer_names = ("coda_parts",)
 
-    # PEFT's own looks into the module that it believes is wrapped.
+    # PEFT's own looks attributes up in a wrapped module, and there is none.
     __getattr__ = nn.Module.__getattr__
 
     @property
@@ -150,19 +149,17 @@ class _OwnsParameters:
         return set(self.coda_parts)
 
     @property
-    def active_adapter(self) -> list[str]:
-        return self.coda_switch[0].active_adapters
-
-    @property
     def active_adapters(self) -> list[str]:
         return self.coda_switch[0].active_adapters
+
+    active_adapter = active_adapters
 
     @property
     def disable_adapters(self) -> bool:
         return self.coda_switch[0].disable_adapters
 
     def adapter_state_dict_load_map(self, adapter_name: str) -> dict[str, str]:
-        """Return names in the file -> names in the model, both relative to this module."""
+        """Map names in the file to names in the model, both relative to this module."""
         if adapter_name not in self.coda_parts:
             return {}
         names = [name for name, _ in self.coda_parts[adapter_name].named_parameters()]
@@ -171,7 +168,7 @@ class _OwnsParameters:
     def adapter_state_dict(
         self, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Pick an adapter's tensors and give them their names in the file."""
+        """Return an adapter's tensors by their names in the file."""
         names = self.adapter_state_dict_load_map(adapter_name)
         return {key: state_dict[name] for key, name in names.items()}
 
@@ -179,14 +176,13 @@ class _OwnsParameters:
         return self._adapters
 
     def check_set_adapter(self, adapter_name: str | list[str]) -> str | None:
-        """Agree; the switch has checked."""
+        """Accept the name, which the switch has checked."""
         return adapter_name if isinstance(adapter_name, str) else next(iter(adapter_name), None)
 
-    def _leave_it_to_the_switch(self, *args: object, **kwargs: object) -> None:
-        pass
+    def _do_nothing(self, *args: object, **kwargs: object) -> None:
+        """The switch does it for all modules."""
 
-    update = set_adapter = enable_adapters = _leave_it_to_the_switch
-    delete_adapter = set_requires_grad = _leave_it_to_the_switch
+    update = set_adapter = enable_adapters = delete_adapter = set_requires_grad = _do_nothing
 
 
 class PeftPartsModule(_OwnsParameters, DynamicSubclass, AuxiliaryTrainingWrapper):
@@ -201,7 +197,7 @@ class PeftPartsModule(_OwnsParameters, DynamicSubclass, AuxiliaryTrainingWrapper
 
 
 class PeftSwitchableModule(_OwnsParameters, SwitchableModule, ModulesToSaveWrapper):
-    """Mixin for a norm or head: what PEFT knows as a module to save."""
+    """Mixin for a norm or head, PEFT's "module to save"."""
 
     coda_path = "coda_copies."
 
@@ -221,14 +217,7 @@ def find_switch(model: nn.Module) -> AdapterSwitch | None:
 
 
 def introduce_to_peft(model: nn.Module) -> AdapterSwitch:
-    """Let PEFT find its way in a model that `attach` or `add_adapter` was called on.
-
-    Args:
-        model: A conditional model.
-
-    Returns:
-        The model's switch; made if it is the first adapter.
-    """
+    """Make the modules of a conditional model implement PEFT's interfaces; return its switch."""
     outer, adapter_switch = transformers_model(model), find_switch(model)
     if adapter_switch is None:
         adapter_switch = AdapterSwitch(outer)
@@ -239,7 +228,7 @@ def introduce_to_peft(model: nn.Module) -> AdapterSwitch:
         owner: nn.Module = parts if is_layer else module
         mixin: type[DynamicSubclass] = PeftPartsModule if is_layer else PeftSwitchableModule
         if not isinstance(owner, _OwnsParameters):
-            if isinstance(owner, DynamicSubclass):  # instead of the mixin that it has
+            if isinstance(owner, DynamicSubclass):  # replace the mixin that it has
                 owner.__class__ = owner.coda_original_class
             cast("_OwnsParameters", add_mixin(owner, mixin)).coda_switch = [adapter_switch]
     return adapter_switch

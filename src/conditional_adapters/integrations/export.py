@@ -1,8 +1,8 @@
-"""Conditional models as programs of `torch.export`, with batch and length left open.
+"""Export conditional models by `torch.export`, with dynamic batch size and length.
 
-Nothing is rewritten for it. While a model is exported, layers take k from the padded length and
-leave the slots beyond a row's own budget unused: the same numbers as otherwise, and k is an
-expression in the length instead of a number.
+The model is not rewritten. During export, layers compute k from the padded length and leave the
+slots beyond a sequence's own budget unused. The numbers are the same, and k is an expression of the
+length instead of a constant.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,26 +13,25 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from ..analysis._modes import evaluating
+from ..analysis._modes import evaluating, refuse_dense_below
 from ..analysis.flops import dummy_inputs
 from ..errors import ConfigError
 from ..model.structure import find_sites
 
-# What a model answers: the first of these that it has.
-_ANSWERS = ("logits", "text_embeds", "image_embeds", "last_hidden_state")
+# The default output is the first of these that the model has.
+_OUTPUTS = ("logits", "text_embeds", "image_embeds", "last_hidden_state")
 
 
 class _Positional(nn.Module):
-    """A model that takes tensors by position and returns one, as programs of other runtimes do."""
+    """A model with positional tensor inputs and one tensor output, as other runtimes expect."""
 
     def __init__(self, model: nn.Module, names: Sequence[str], output: str) -> None:
         super().__init__()
         self.model, self.names, self.output = model, tuple(names), output
 
     def forward(self, *values: Tensor) -> Tensor:
-        """Call the model."""
-        answer: Tensor = self.model(**dict(zip(self.names, values, strict=True)))[self.output]
-        return answer
+        result: Tensor = self.model(**dict(zip(self.names, values, strict=True)))[self.output]
+        return result
 
 
 def make_sample_inputs(
@@ -42,12 +41,12 @@ def make_sample_inputs(
 
     Args:
         model: A model of a supported type.
-        batch_size: Rows, >= 2.
-        sequence_length: Tokens of a text model, >= 2. Other models have the size that their
-            configuration gives.
+        batch_size: Examples, >= 2.
+        sequence_length: Tokens of a text model, >= 2. The configuration of other models gives their
+            input size.
 
     Returns:
-        Arguments by name. Texts come with an attention mask, and half of the last row is padding.
+        Arguments by name. Texts have an attention mask; half of the last text is padding.
 
     Raises:
         ConfigError: If a size is out of range or the configuration does not give one.
@@ -55,19 +54,15 @@ def make_sample_inputs(
     sites = find_sites(model)
     runner: Any = sites.runner
     is_text = runner.main_input_name == "input_ids"
-    length = sequence_length if is_text else None
-    inputs = {
-        name: torch.ones(shape, dtype=dtype)
-        for name, (shape, dtype) in dummy_inputs(
-            sites, batch_size=batch_size, sequence_length=length
-        ).items()
-    }
+    shapes = dummy_inputs(
+        sites, batch_size=batch_size, sequence_length=sequence_length if is_text else None
+    )
+    inputs = {name: torch.ones(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
     if is_text:
         mask = torch.ones(batch_size, sequence_length, dtype=torch.int64)
         mask[-1, sequence_length // 2 :] = 0
         inputs["attention_mask"] = mask
-    device = sites.model.device
-    return {name: value.to(device) for name, value in inputs.items()}
+    return {name: value.to(sites.model.device) for name, value in inputs.items()}
 
 
 def export_program(
@@ -77,38 +72,27 @@ def export_program(
     output: str | None = None,
     dynamic_axes: Mapping[str, Sequence[int]] | None = None,
 ) -> ExportedProgram:
-    """Export a model, conditional or not, as it is now: active adapter and reduction factor.
+    """Export a model, conditional or not, with its current adapter and reduction factor.
 
     Args:
-        model: A model, or a part of one, that takes its inputs by name. Of an encoder-decoder
+        model: A model, or a part of one, that takes its inputs by name. For an encoder-decoder
             model export `model.get_encoder()`.
-        sample_inputs: A batch of at least 2 rows and 2 tokens. The program takes the same inputs,
-            by position. Pass the attention mask if sequences may be padded: what is not an input
-            cannot become one.
-        output: Which of the model's outputs the program returns; None means the logits, or the
-            embedding or states of a model without a task.
-        dynamic_axes: The open axes of each input; those left out are fixed. None means the batch
-            axis and, where all inputs have two axes (token ids and masks, or samples), the length.
+        sample_inputs: A batch of at least 2 examples and 2 tokens. The program takes the same
+            inputs, by position. Include the attention mask if sequences may be padded: inputs
+            cannot be added later.
+        output: The model output that the program returns; None means the logits, or the embedding
+            or states of a model without a task head.
+        dynamic_axes: The dynamic axes of each input; all others are fixed. None means the batch
+            axis and, if all inputs have two axes (token ids and masks, or samples), the length.
 
     Returns:
-        The program, which keeps a copy of no weight.
+        The program, which does not copy the weights.
 
     Raises:
         ConfigError: If the inputs or the output do not fit, small batches run dense, or the model
-            asks for numbers that are only known when it runs (docs/export.md).
+            has data-dependent control flow (docs/export.md).
     """
-    return export_answer(model, sample_inputs, output=output, dynamic_axes=dynamic_axes)[0]
-
-
-def export_answer(
-    model: nn.Module,
-    sample_inputs: Mapping[str, Tensor],
-    *,
-    output: str | None,
-    dynamic_axes: Mapping[str, Sequence[int]] | None,
-) -> tuple[ExportedProgram, str]:
-    """Do what `export_program` says; return the name of the output as well."""
-    _refuse_two_paths(model)
+    refuse_dense_below(model, "but an exported program has one path for all batch sizes")
     if dynamic_axes is None:
         has_length = all(value.dim() == 2 for value in sample_inputs.values())
         dynamic_axes = dict.fromkeys(sample_inputs, (0, 1) if has_length else (0,))
@@ -118,51 +102,42 @@ def export_answer(
                 f"dynamic_axes names {name!r}, but sample_inputs has {list(sample_inputs)}. Name "
                 "one of these."
             )
-        sizes = [sample_inputs[name].shape[axis] for axis in axes]
-        if any(size < 2 for size in sizes):
+        shape = tuple(sample_inputs[name].shape)
+        if any(shape[axis] < 2 for axis in axes):
             raise ConfigError(
-                f"sample input {name!r} has shape {tuple(sample_inputs[name].shape)}, but an open "
-                "axis must have at least 2 entries: 1 would become part of the program. Give a "
-                "batch of 2 or more."
+                f"sample input {name!r} has shape {shape}, but a dynamic axis needs a size of at "
+                "least 2: size 1 becomes a constant of the program. Use a batch of 2 or more."
             )
     shapes = tuple(dict.fromkeys(dynamic_axes.get(name, ()), Dim.DYNAMIC) for name in sample_inputs)
+    name = output_name(model, sample_inputs, output)
     with evaluating(model), torch.no_grad():
-        answer = _output_name(model, sample_inputs, output)
         try:
-            program = torch.export.export(
-                _Positional(model, list(sample_inputs), answer),
+            return torch.export.export(
+                _Positional(model, list(sample_inputs), name),
                 tuple(sample_inputs.values()),
                 dynamic_shapes={"values": shapes},
                 strict=False,
             )
         except (torch._dynamo.exc.UserError, GuardOnDataDependentSymNode) as error:
             raise ConfigError(
-                f"{type(model).__name__} does not export with these open axes: "
-                f"{ {name: list(axes) for name, axes in dynamic_axes.items()} }. Its own code asks "
-                "for a number that is only known when it runs. docs/export.md lists such models; "
-                "fewer dynamic_axes may help."
+                f"{type(model).__name__} cannot be exported with the dynamic axes "
+                f"{ {name: list(axes) for name, axes in dynamic_axes.items()} }: its code has "
+                "data-dependent control flow. Use fewer dynamic_axes, or one of the models that "
+                "docs/export.md lists."
             ) from error
-    return program, answer
 
 
-def _refuse_two_paths(model: nn.Module) -> None:
-    """Refuse a model whose small batches take another way; a program has one."""
-    limits = {getattr(module, "coda_dense_below", None) for module in model.modules()} - {None}
-    if limits:
-        raise ConfigError(
-            f"the model runs batches of fewer than {limits.pop()} tokens dense, and an exported "
-            "program has one path for all sizes. Call set_dense_below(model, None) first."
-        )
-
-
-def _output_name(model: nn.Module, inputs: Mapping[str, Tensor], wanted: str | None) -> str:
-    """Run the model once and say which of its outputs is meant."""
-    answer = model(**inputs)
-    names = _ANSWERS if wanted is None else (wanted,)
-    found = next((name for name in names if isinstance(answer.get(name), Tensor)), None)
-    if found is None:
-        raise ConfigError(
-            f"{type(model).__name__} returns {list(answer)}, and none of {list(names)} among them "
-            "is a tensor. Name one of its outputs."
-        )
-    return found
+def output_name(
+    model: nn.Module, inputs: Mapping[str, Tensor], requested: str | None = None
+) -> str:
+    """Run a model once, and return the name of the requested or the default output."""
+    with evaluating(model), torch.no_grad():
+        outputs = model(**inputs)
+    names = _OUTPUTS if requested is None else (requested,)
+    for name in names:
+        if isinstance(outputs.get(name), Tensor):
+            return name
+    raise ConfigError(
+        f"{type(model).__name__} returns {list(outputs)}, but none of {list(names)} as a tensor. "
+        "Name one of its outputs."
+    )

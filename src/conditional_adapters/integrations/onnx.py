@@ -1,8 +1,8 @@
-"""Conditional models as ONNX files: k of n tokens in any runtime.
+"""Export conditional models to ONNX.
 
-The file computes k from the length of its input, chooses the tokens and runs the heavy layers on
-those; nothing is computed and then masked. Batch size and length stay open. Numbers are those of
-PyTorch, and so is the order of equal scores. docs/export.md says which models export.
+The file computes k from the length of its input, selects the tokens and runs the heavy layers on
+them only. Batch size and length are dynamic. Numbers and the order of equal scores are those of
+PyTorch. docs/export.md lists the models that can be exported.
 """
 
 import logging
@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ._onnx_operators import TRANSLATIONS
-from .export import export_answer, make_sample_inputs
+from .export import export_program, make_sample_inputs, output_name
 
-# torch 2.13 translates to 23 as well, whose attention does not broadcast masks in ONNX Runtime.
+# torch 2.13 also supports opset 23, but its attention does not broadcast masks in ONNX Runtime.
 OPSETS = range(18, 23)
-_LARGEST_FILE = 2**31 - 2**24  # bytes of weights; a file of protocol buffers ends at 2 GiB
+_MAX_FILE_SIZE = 2**31 - 2**24  # bytes of weights; protocol buffers are limited to 2 GiB
 _AXES = ("batch", "length")
 
 
@@ -45,31 +45,31 @@ def export_onnx(
     int8: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a model, conditional or not, as it is now: active adapter and reduction factor.
+    """Write a model, conditional or not, with its current adapter and reduction factor.
 
-    Inputs keep their names, and the output has that of the model's output.
+    Inputs and output keep the names that they have in the model.
 
     Args:
-        model: A model in float32, or a part of one, that takes its inputs by name. Of an
+        model: A model in float32, or a part of one, that takes its inputs by name. For an
             encoder-decoder model export `model.get_encoder()`.
-        path: The file; folders are made. Weights above 2 GiB go to a second file, `path` with
+        path: The file; folders are created. Weights above 2 GiB go to a second file, `path` with
             ".data" appended.
-        sample_inputs: A batch of at least 2 rows and 2 tokens. Only its shapes matter. None means
-            one that fits the configuration (`make_sample_inputs`), with an attention mask for
-            texts.
-        batch_size: Rows of the batch if no inputs are given. The file takes any number.
-        sequence_length: Tokens of text in it. The file takes any number that the model does.
-        output: Which of the model's outputs to return; see `export_program`.
-        dynamic_axes: The open axes of each input; see `export_program`.
+        sample_inputs: A batch of at least 2 examples and 2 tokens. Only its shapes matter. None
+            means `make_sample_inputs`, with an attention mask for texts.
+        batch_size: Batch size if no inputs are given. The file takes any.
+        sequence_length: Tokens per text if no inputs are given. The file takes any length that the
+            model takes.
+        output: The model output to return; see `export_program`.
+        dynamic_axes: The dynamic axes of each input; see `export_program`.
         opset: Version of the ONNX operators, 18 to 22.
-        int8: Write linear maps in 8 bits; see `quantize_onnx`.
-        metadata: Notes for the file's own metadata.
+        int8: Quantize linear maps to 8 bits; see `quantize_onnx`.
+        metadata: Entries for the file's metadata.
 
     Returns:
         The path.
 
     Raises:
-        ConfigError: If an argument is out of range, or the model does not export
+        ConfigError: If an argument is out of range, or the model cannot be exported
             (docs/export.md).
 
     Example:
@@ -77,7 +77,7 @@ def export_onnx(
     """
     if opset not in OPSETS:
         raise ConfigError(
-            f"opset must be from {OPSETS.start} to {OPSETS.stop - 1}, got {opset}. Take 20 unless "
+            f"opset must be from {OPSETS.start} to {OPSETS.stop - 1}, got {opset}. Use 20 unless "
             "your runtime is older."
         )
     if sample_inputs is None:
@@ -86,12 +86,13 @@ def export_onnx(
         )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    program, answer = export_answer(model, sample_inputs, output=output, dynamic_axes=dynamic_axes)
+    output = output_name(model, sample_inputs, output)
+    program = export_program(model, sample_inputs, output=output, dynamic_axes=dynamic_axes)
     with _quiet("torch.onnx"):
         exported = torch.onnx.export(
             program,
             input_names=list(sample_inputs),
-            output_names=[answer],
+            output_names=[output],
             opset_version=opset,
             custom_translation_table=TRANSLATIONS,
             verbose=False,
@@ -99,22 +100,21 @@ def export_onnx(
     assert exported is not None, "torch.onnx.export returns nothing for TorchScript alone"
     _name_axes(exported.model)
     exported.model.metadata_props.update(metadata or {})
-    num_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    if int8:
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            full = Path(folder) / "full.onnx"
-            exported.save(full, external_data=num_bytes > _LARGEST_FILE)
-            return quantize_onnx(full, path)
-    exported.save(path, external_data=num_bytes > _LARGEST_FILE)
-    return path
+    is_large = sum(p.numel() * p.element_size() for p in model.parameters()) > _MAX_FILE_SIZE
+    if not int8:
+        exported.save(path, external_data=is_large)
+        return path
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        full = Path(folder) / "full.onnx"
+        exported.save(full, external_data=is_large)
+        return quantize_onnx(full, path)
 
 
 def quantize_onnx(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Path:
-    """Write the linear maps of an ONNX file in 8 bits; states are rounded as they come.
+    """Quantize the linear maps of an ONNX file to 8 bits, with dynamic activation scales.
 
-    Weights get one scale per output, states one per call, so what a row gets depends a little on
-    the rows beside it. Embeddings, norms, attention scores and the choice of tokens stay in
-    float32.
+    Weights have one scale per output, activations one per call, so the outputs of an example depend
+    slightly on its batch. Embeddings, norms, attention scores and router scores stay in float32.
 
     Args:
         source: A file in float32.
@@ -142,16 +142,7 @@ def quantize_onnx(source: str | os.PathLike[str], target: str | os.PathLike[str]
 def run_onnx(
     path: str | os.PathLike[str], inputs: Mapping[str, Tensor], *, num_threads: int = 0
 ) -> np.ndarray:
-    """Run an ONNX file on the CPU.
-
-    Args:
-        path: A file that `export_onnx` wrote.
-        inputs: Its inputs by name; those that it does not take are refused.
-        num_threads: Threads within an operator; 0 means one per core.
-
-    Returns:
-        Its output.
-    """
+    """Run an ONNX file on the CPU, on inputs by name; 0 threads means one per core."""
     session = open_session(path, num_threads=num_threads)
     (result,) = session.run(None, {name: value.cpu().numpy() for name, value in inputs.items()})
     array: np.ndarray = result
@@ -161,15 +152,7 @@ def run_onnx(
 def open_session(
     path: str | os.PathLike[str], *, num_threads: int = 0
 ) -> onnxruntime.InferenceSession:
-    """Load an ONNX file into ONNX Runtime, on the CPU.
-
-    Args:
-        path: A file that `export_onnx` wrote.
-        num_threads: Threads within an operator; 0 means one per core.
-
-    Returns:
-        The session.
-    """
+    """Load an ONNX file into ONNX Runtime, on the CPU; 0 threads means one per core."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     return onnxruntime.InferenceSession(
@@ -178,20 +161,13 @@ def open_session(
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Read the notes in a file.
-
-    Args:
-        path: A file that `export_onnx` wrote.
-
-    Returns:
-        What was given as `metadata`, and what other tools have added.
-    """
+    """Read the metadata of a file: the entries of `export_onnx`, and those of other tools."""
     model = onnx.load(os.fspath(path), load_external_data=False)
     return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def _name_axes(model: ir.Model) -> None:
-    """Give the open axes of inputs and outputs names that say what they are."""
+    """Rename the dynamic axes to "batch" and "length", in inputs, outputs and between."""
     names: dict[str, str] = {}
     for value in model.graph.inputs:
         for axis, size in enumerate(value.shape or ()):
@@ -209,13 +185,13 @@ def _name_axes(model: ir.Model) -> None:
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Keep back what a logger says about operators of other libraries and other ways to do it."""
-    logger = logging.getLogger(None if name == "root" else name)
+    """Suppress the warnings of a logger about operators of other libraries."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            # torch 2.13 warns about its own copies of input trees.
+            # torch 2.13 warns about its own use of a deprecated class.
             warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", FutureWarning)
             yield
     finally:
