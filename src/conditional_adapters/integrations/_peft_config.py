@@ -12,9 +12,10 @@ from torch import nn
 from .._version import __version__
 from ..checkpoint.files import PEFT_TYPE
 from ..checkpoint.model_kind import check_model_kind, model_kind
-from ..config import AttentionMode, ConditionalAdapterConfig
+from ..config import ConditionalAdapterConfig
 from ..errors import ConfigError
 from ..model.structure import transformers_model
+from ..modules import AttentionMode
 from ..modules.router import Gate, RouterKind
 from ..ops import SoftTopKMethod
 

@@ -126,7 +126,7 @@ class ConditionalAdapterTuner(BaseTuner):
         def add(
             model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            return args, {**kwargs, ADAPTER_ADAPTER_NAMES_ARGUMENT: own}
+            return args, {**kwargs, ADAPTER_NAMES_ARGUMENT: own}
 
         model = transformers_model(self.model)
         handle = model.register_forward_pre_hook(add, prepend=True, with_kwargs=True)

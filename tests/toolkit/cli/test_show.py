@@ -103,9 +103,9 @@ def test_images_become_a_page_and_a_picture(images, tmp_path) -> None:
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ((), "one of --text, --audio and --data"),
-        (("--text", "w1", "--data", "x.csv"), "only one"),
-        (("--text", "w1", "--audio", "x.wav"), "only one"),
+        ((), "exactly one of --text, --audio and --data"),
+        (("--text", "w1", "--data", "x.csv"), "needs exactly one of"),
+        (("--text", "w1", "--audio", "x.wav"), "needs exactly one of"),
         (("--text", "w1", "-r", "1,2"), "must be above 1"),
     ],
 )
@@ -118,9 +118,9 @@ def test_bad_arguments_say_what_is_wrong(texts, tmp_path, arguments, message) ->
 
 def test_input_that_the_adapter_does_not_read_is_refused(texts, images, speech, tmp_path) -> None:
     for adapter, wrong, remedy in (
-        (images, "--text", "for image-classification. Give what it reads with --data."),
-        (texts, "--audio", "for text-classification. Give what it reads with --text or --data."),
-        (speech, "--text", "Give what it reads with --audio or --data."),
+        (images, "--text", "for image-classification. Give its input with --data."),
+        (texts, "--audio", "for text-classification. Give its input with --text or --data."),
+        (speech, "--text", "Give its input with --audio or --data."),
     ):
         base = ("show", "--adapter", adapter, "--output", tmp_path / "x.html")
         result = run(*base, wrong, "w1", expect=ca.ConfigError)

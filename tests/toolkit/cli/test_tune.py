@@ -62,7 +62,7 @@ def test_a_report_a_picture_and_no_change_to_the_adapter(folder) -> None:
 def test_the_chosen_factor_is_written_and_used(folder) -> None:
     before = files_of(folder)
     result = tune(folder, "-r", 2, "-r", "3,8", "--max-drop", 100, "--write")
-    assert "starts with it" in result.stderr
+    assert "it is the default of" in result.stderr
     assert "the largest at most 100 points below the reference r = 2" in result.stderr
     assert all(text in result.stdout for text in ("accuracy", "McNemar", "speed-up", "FLOP ratio"))
     assert ca.read_adapter_config(folder / "adapter")["reduction_factor"] == [8, 4, 2]
@@ -119,7 +119,7 @@ def test_errors_are_allowed_to_rise(higher_end, is_proven) -> None:
 def test_rows_that_never_differ_are_said_to_prove_little() -> None:
     curve = curve_of(50, 50, is_error=True)
     alike = replace(curve.measurements[1], num_differing=0)
-    assert "no row of 1,000 differs; with 95 % confidence at most 0.3%" in _verdict(
+    assert "none of 1,000 rows differs; with 95 % confidence, at most 0.3%" in _verdict(
         curve, alike, 0.5
     )
 

@@ -119,7 +119,7 @@ def test_the_page_shows_the_numbers_and_escapes_what_users_wrote() -> None:
 
 def test_a_long_text_is_cut_and_that_is_said() -> None:
     (note,) = Demonstration(text_classifier()).answer("w1 " * 50, 2).notes
-    assert "has 52 tokens and was cut at 32: the model did not see its last 20 words" in note
+    assert "has 52 tokens and was truncated to 32: the model did not see its last 20 words" in note
 
 
 @pytest.mark.parametrize("value", [None, "", "  \n"])

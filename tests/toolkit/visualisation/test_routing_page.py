@@ -172,5 +172,5 @@ def test_many_classes_are_cut_to_those_that_matter() -> None:
 
 @pytest.mark.parametrize("rows", [(), (text_row(), text_row(factors=(2, 4)))])
 def test_a_page_needs_rows_at_the_same_factors(rows) -> None:
-    with pytest.raises(RoutingError, match=f"got {len(rows)} rows at"):
+    with pytest.raises(RoutingError, match=f"Got {len(rows)} rows with"):
         render(*rows)

@@ -424,5 +424,5 @@ def test_a_heat_map_needs_layers_times_tokens_of_bool(selected):
 
 
 def test_a_heat_map_needs_one_label_per_token():
-    with pytest.raises(RoutingError, match="got 1 labels for 2 tokens"):
+    with pytest.raises(RoutingError, match="Got 1 labels for 2 tokens"):
         plot_layer_token_heatmap(np.ones((1, 2), dtype=bool), ["one"])

@@ -1,1 +1,1 @@
-"""The `coda` command: one file per verb, all of it thin around the library."""
+"""The `coda` command: one file per subcommand."""

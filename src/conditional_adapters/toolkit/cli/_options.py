@@ -1,14 +1,24 @@
-"""Command-line options that several verbs share, so that they mean and read the same everywhere."""
+"""Command-line options that several commands share, and the settings that are built from them."""
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import fields
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
+from ...config import ConditionalAdapterConfig
 from ...errors import ConfigError
+from ..tasks.data import DataSpec
+
+_Settings = TypeVar("_Settings")
+
+adapter_option = partial(typer.Option, rich_help_panel="Adapter")
+training_option = partial(typer.Option, rich_help_panel="Training")
+data_option = partial(typer.Option, rich_help_panel="Data")
 
 DATA_HELP = (
     "CSV, TSV, JSONL, Parquet or text file; folder of a saved `datasets` set or of images by "
@@ -22,16 +32,24 @@ Adapter = Annotated[
         help="Trained adapter (coda train): folder, or hub id, USER/NAME or USER/NAME@REVISION."
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Rows per forward pass.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Examples per forward pass.")]
 Data = Annotated[str, typer.Option(help=DATA_HELP)]
 Model = Annotated[
-    str, typer.Option(help="Local folder, hub id, or packaged:minilm, packaged:dinov2.")
+    str,
+    typer.Option(
+        help="Local folder, hub id, or packaged:minilm, packaged:dinov2, packaged:whisper."
+    ),
+]
+Output = Annotated[
+    Path, typer.Option(help="Folder for adapter/, checkpoints and the TensorBoard log.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of new parameters, dropout and order.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
 MaxLength = Annotated[
     int | None,
-    typer.Option(help="Cut texts at so many tokens; by default the model's limit, at most 512."),
+    typer.Option(
+        help="Truncate texts to this many tokens; by default the model's limit, at most 512."
+    ),
 ]
 Factor = Annotated[
     float | None,
@@ -39,164 +57,128 @@ Factor = Annotated[
 ]
 FactorList = Annotated[
     list[str] | None,
-    typer.Option("--reduction-factor", "-r", help="Several: -r 2 -r 4, or -r 2,4."),
+    typer.Option("--reduction-factor", "-r", help="Several values: -r 2 -r 4, or -r 2,4."),
 ]
-TextColumn = Annotated[str, typer.Option(help="Column that holds the texts.")]
-ImageColumn = Annotated[str, typer.Option(help="Column that holds the images.")]
-LabelColumn = Annotated[str, typer.Option(help="Column that holds the classes.")]
+TextColumn = Annotated[str, typer.Option(help="Column of the texts.")]
+ImageColumn = Annotated[str, typer.Option(help="Column of the images.")]
+LabelColumn = Annotated[str, typer.Option(help="Column of the classes.")]
 Columns = Annotated[
     list[str] | None,
     typer.Option(
         "--column",
         metavar="ROLE=NAME",
-        help="What the data calls another column of the task, such as audio=path. May be given "
-        "several times.",
+        help="Name of another column of the task, such as audio=path. Repeatable.",
     ),
 ]
-Split = Annotated[str | None, typer.Option(help="Part to read of a data set that has several.")]
+Split = Annotated[str | None, typer.Option(help="Split to read, for a data set with several.")]
 OnBadRow = Annotated[
     Literal["stop", "skip"],
     typer.Option(
-        help="What to do with an empty or malformed row: stop and name its file and line, or skip "
-        "it and count."
+        help="Empty or malformed row: stop and name its file and line, or skip and count it."
     ),
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Read only so many rows.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Read at most this many rows.")]
+WriteResult = Annotated[
+    bool,
+    typer.Option("--write/--no-write", help="Save the result in the adapter's model card."),
+]
+Prepacked = Annotated[
+    bool,
+    typer.Option(
+        "--prepacked", "--packed", help="Prepack the weights: faster on CPUs, more memory."
+    ),
+]
 
-_ADAPTER, _TRAINING = "Adapter", "Training"
 Factors = Annotated[
     str,
-    typer.Option(
+    adapter_option(
         "--reduction-factor",
         "-r",
         help="r: heavy layers process n/r tokens. 1 is a dense adapter; 2,4,8 an elastic one.",
-        rich_help_panel=_ADAPTER,
     ),
 ]
-AdapterDim = Annotated[int, typer.Option(help="Width of the bottleneck.", rich_help_panel=_ADAPTER)]
+AdapterDim = Annotated[int, adapter_option(help="Width of the bottleneck.")]
 AttentionMode = Annotated[
-    str,
-    typer.Option(
-        metavar="[k_to_k|k_to_all]",
-        help="What chosen tokens attend to.",
-        rich_help_panel=_ADAPTER,
-    ),
+    str, adapter_option(metavar="[k_to_k|k_to_all]", help="Keys of the chosen tokens.")
 ]
-Epsilon = Annotated[
-    float, typer.Option(help="Temperature of the soft top-k.", rich_help_panel=_ADAPTER)
-]
+Epsilon = Annotated[float, adapter_option(help="Temperature of the soft top-k.")]
 SoftTopK = Annotated[
-    str, typer.Option(metavar="[exact|iterative]", help="Method.", rich_help_panel=_ADAPTER)
+    str, adapter_option(metavar="[exact|iterative]", help="Method of the soft top-k.")
 ]
 Gate = Annotated[
-    str,
-    typer.Option(
-        metavar="[weighted|straight_through]", help="Update weights.", rich_help_panel=_ADAPTER
-    ),
+    str, adapter_option(metavar="[weighted|straight_through]", help="Weights of the updates.")
 ]
 Router = Annotated[
     str,
-    typer.Option(
-        metavar="[learned|random|first|strided]",
-        help="How tokens are chosen.",
-        rich_help_panel=_ADAPTER,
+    adapter_option(
+        "--router", metavar="[learned|random|first|strided]", help="Selection of the tokens."
     ),
 ]
-TrainNorms = Annotated[bool, typer.Option(help="Train layer norms.", rich_help_panel=_ADAPTER)]
-StepSize = Annotated[int, typer.Option(help="Rows per step.", rich_help_panel=_TRAINING)]
-LearningRate = Annotated[
-    float, typer.Option(help="Peak, of adapters, norms and head.", rich_help_panel=_TRAINING)
-]
-RouterLearningRate = Annotated[
-    float, typer.Option(help="Peak, of routers.", rich_help_panel=_TRAINING)
-]
-Schedule = Annotated[str, typer.Option(help="Learning rate schedule.", rich_help_panel=_TRAINING)]
-GradientCheckpointing = Annotated[
-    bool, typer.Option(help="Save memory, spend time.", rich_help_panel=_TRAINING)
-]
-Bf16 = Annotated[bool, typer.Option(help="Mixed precision.", rich_help_panel=_TRAINING)]
-WriteResult = Annotated[
-    bool,
-    typer.Option(
-        "--write/--no-write", help="Keep the result with the adapter, for its model card."
-    ),
-]
-Resume = Annotated[
-    bool,
-    typer.Option("--resume", help="Go on from the last checkpoint.", rich_help_panel=_TRAINING),
-]
+TrainNorms = Annotated[bool, adapter_option(help="Train layer norms.")]
 
-# Fields of a ConditionalAdapterConfig that are options, by the names of their parameters.
-_FIELDS = {
-    "reduction_factor": "reduction_factor",
-    "adapter_dim": "adapter_dim",
-    "attention_mode": "attention_mode",
-    "epsilon": "epsilon",
-    "soft_topk": "soft_topk",
-    "gate": "gate",
-    "router": "router_kind",
-    "train_norms": "train_norms",
-}
+StepSize = Annotated[int, training_option(help="Examples per step.")]
+LearningRate = Annotated[
+    float, training_option(help="Peak learning rate of adapters, norms and head.")
+]
+RouterLearningRate = Annotated[float, training_option(help="Peak learning rate of routers.")]
+Schedule = Annotated[str, training_option(help="Learning rate schedule.")]
+GradientCheckpointing = Annotated[bool, training_option(help="Save memory, spend time.")]
+Bf16 = Annotated[bool, training_option(help="Mixed precision.")]
+Resume = Annotated[bool, training_option("--resume", help="Continue from the last checkpoint.")]
+
+
+def build(settings: type[_Settings], context: typer.Context, **values: object) -> _Settings:
+    """Build a dataclass from the options that are called like its fields, and from more values."""
+    return settings(**(_options_of(settings, context) | values))
+
+
+def data_spec(context: typer.Context, **values: object) -> DataSpec:
+    """Build the data specification of a command from its options, and from more values."""
+    given = {
+        "source": context.params["data"],
+        "columns": parse_columns(context.params.get("column")),
+    }
+    return build(DataSpec, context, **(given | values))
 
 
 def adapter_fields(context: typer.Context, *, only_given: bool = False) -> dict[str, Any]:
-    """Read the fields of a ConditionalAdapterConfig from the options of a verb.
+    """Fields of a ConditionalAdapterConfig from the options, or only from those given."""
+    values = _options_of(ConditionalAdapterConfig, context)
+    if only_given:
+        values = {name: value for name, value in values.items() if _is_given(context, name)}
+    if "reduction_factor" in values:
+        values["reduction_factor"] = parse_factors(values["reduction_factor"])
+    return values
 
-    Args:
-        context: The call of a verb that has all options of an adapter.
-        only_given: Leave out those that the user did not type.
 
-    Returns:
-        Values by the names of the fields.
+def _options_of(settings: type, context: typer.Context) -> dict[str, Any]:
+    names = (field.name for field in fields(settings))
+    return {name: context.params[name] for name in names if name in context.params}
 
-    Raises:
-        ConfigError: If the reduction factor is no number.
-    """
-    fields = {}
-    for option, field in _FIELDS.items():
-        source = context.get_parameter_source(option)
-        if not only_given or (source is not None and source.name == "COMMANDLINE"):
-            fields[field] = context.params[option]
-    if "reduction_factor" in fields:
-        fields["reduction_factor"] = parse_factors(fields["reduction_factor"])
-    return fields
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def folder_to_write(adapter: str) -> Path:
-    """Return the folder of an adapter that may be changed.
-
-    Args:
-        adapter: What the user typed.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ConfigError: If it is not a folder of the user's.
-    """
+    """Folder of an adapter that `--write` may change; hub ids and packaged adapters are refused."""
     if not Path(adapter).is_dir():
         raise ConfigError(
-            f"--write changes files, and {adapter!r} is no folder. Fetch the adapter with "
+            f"--write changes files, and {adapter!r} is not a folder. Download the adapter with "
             "`hf download USER/NAME --local-dir FOLDER`, and give the folder."
         )
     return Path(adapter)
 
 
 def command_line(context: typer.Context) -> str:
-    """Return the command that the user typed, as one would type it in a shell.
-
-    Args:
-        context: The call of a verb.
-
-    Returns:
-        The verb and its options, with their long names, but not those of the output.
-    """
+    """Shell command of this call, with long option names and without options of the output."""
     words = ["coda", context.info_name or ""]
     for option in context.command.params:
-        name, value = option.name or "", context.params.get(option.name or "")
-        source = context.get_parameter_source(name)
-        if source is None or source.name != "COMMANDLINE" or name in ("as_json", "write"):
+        name = option.name or ""
+        if name in ("as_json", "write") or not _is_given(context, name):
             continue
+        value = context.params[name]
         if isinstance(value, bool):
             words.append(option.opts[0] if value else option.secondary_opts[0])
         else:
@@ -206,17 +188,7 @@ def command_line(context: typer.Context) -> str:
 
 
 def parse_columns(pairs: list[str] | None) -> dict[str, str]:
-    """Read ["audio=path", ...].
-
-    Args:
-        pairs: What the user typed.
-
-    Returns:
-        What the data calls each column.
-
-    Raises:
-        ConfigError: If there is no "=", or a column is named twice.
-    """
+    """Parse ["audio=path", ...]."""
     names: dict[str, str] = {}
     for pair in pairs or ():
         role, separator, name = pair.partition("=")
@@ -228,37 +200,18 @@ def parse_columns(pairs: list[str] | None) -> dict[str, str]:
 
 
 def parse_factors(text: str) -> float | tuple[float, ...]:
-    """Read "4", or "2,4,8" for an elastic adapter.
-
-    Args:
-        text: What the user typed.
-
-    Returns:
-        One factor, or several.
-
-    Raises:
-        ConfigError: If a part is no number.
-    """
+    """Parse "4", or "2,4,8" for an elastic adapter."""
     try:
         factors = tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise ConfigError(
-            f"reduction factor must be a number such as 4, or several such as 2,4,8, got {text!r}."
+            f"The reduction factor must be a number such as 4, or several such as 2,4,8, "
+            f"got {text!r}."
         ) from error
     return factors if len(factors) > 1 else factors[0]
 
 
 def parse_factor_list(texts: Sequence[str] | None) -> tuple[float, ...]:
-    """Read all values of an option that may be given several times.
-
-    Args:
-        texts: What the user typed each time, such as "2" or "2,4"; None if never.
-
-    Returns:
-        The factors in their order; none if the option was not given.
-
-    Raises:
-        ConfigError: If a part is no number.
-    """
+    """Parse all values of a repeatable option, such as ["2", "4,8"]."""
     parsed = [parse_factors(text) for text in texts or ()]
     return tuple(chain.from_iterable(f if isinstance(f, tuple) else (f,) for f in parsed))

@@ -1,6 +1,6 @@
-"""`coda bench`: what conditional adapters buy on this machine."""
+"""`coda bench`: latency of dense and conditional encoders on this machine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Annotated, Any
 
@@ -11,68 +11,59 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from ...analysis import estimate_flops
 from ...analysis.break_even import break_even, time_sizes
 from ...analysis.flops import dummy_inputs
-from ...analysis.timing import compile_module, time_interleaved
+from ...analysis.timing import Timing, compile_module, time_interleaved
 from ...config import ConditionalAdapterConfig
 from ...errors import ConfigError
 from ...model.attach import attach, set_adapter, set_dense_below, set_reduction_factor
 from ...model.structure import find_sites
 from ...prepacking import prepack_weights
 from ..assets import load_packaged_model
+from ..tasks._loading import from_pretrained, load_model
 from ..tasks.models import PACKAGED
 from . import _options as options
 from ._console import print_json, print_table
 
-_DENSE, _REFERENCE, _COMPILED = "dense", "dense + adapter", ", compiled"
+_DENSE, _REFERENCE = "dense", "dense + adapter"
+COMPILED = ", compiled"
 
 
 def bench(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="Local folder, hub id, packaged:minilm, packaged:dinov2 or packaged:whisper."
-        ),
-    ] = "packaged:minilm",
+    model: options.Model = "packaged:minilm",
     reduction_factor: Annotated[
-        list[float] | None,
-        typer.Option("--reduction-factor", "-r", help="May be given several times."),
+        list[float] | None, typer.Option("--reduction-factor", "-r", help="Repeatable.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences per forward pass.")] = 8,
     sequence_length: Annotated[
-        int, typer.Option(min=1, help="Tokens per text; images and speech have their own.")
+        int, typer.Option(min=1, help="Tokens per text; images and speech have a fixed length.")
     ] = 256,
     adapter_dim: Annotated[int, typer.Option(help="Width of the bottleneck.")] = 64,
-    rounds: Annotated[int, typer.Option(min=3, help="Measured runs of each.")] = 15,
+    rounds: Annotated[int, typer.Option(min=3, help="Timed forward passes per encoder.")] = 15,
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Read only the configuration of the model.")
+        bool, typer.Option("--random-weights", help="Load only the configuration of the model.")
     ] = False,
     compiled: Annotated[
         bool,
-        typer.Option(
-            "--compile", help="Time each through torch.compile as well (some minutes, needs g++)."
-        ),
+        typer.Option("--compile", help="Time compiled encoders as well (some minutes, needs g++)."),
     ] = False,
-    prepacked: Annotated[
-        bool,
-        typer.Option("--prepacked", "--packed", help="Prepack the weights of all for this CPU."),
-    ] = False,
+    prepacked: options.Prepacked = False,
     dense_below: Annotated[
         int | None,
-        typer.Option(min=1, help="Run batches of fewer tokens (rows x length) dense, as at r = 1."),
+        typer.Option(min=1, help="Run batches of fewer tokens (batch x length) dense."),
     ] = None,
     find_break_even: Annotated[
         bool,
         typer.Option(
             "--break-even",
-            help="Time lengths up to --sequence-length, and say from which on routing pays.",
+            help="Time lengths up to --sequence-length, and print from which on routing pays.",
         ),
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Time the encoder dense, with dense adapters, and conditional, side by side.
+    """Compare the latency of an encoder without adapters, with dense and with conditional ones.
 
-    All run in turns in one process on the same random input; quote the ratios. The speed-up is
-    over the encoder with dense adapters, which is what fine-tuning with adapters costs otherwise;
-    compiled encoders are compared with the compiled one.
+    All run in turns in one process on the same random input. Quote the ratios, not the times. The
+    reference of the speed-up is the encoder with dense adapters; compiled encoders are compared
+    with the compiled one.
     """
     factors = reduction_factor or [2.0, 4.0, 8.0]
     network = _load(model, random_weights)
@@ -86,39 +77,36 @@ def bench(
         prepack_weights(network)
         setting += ", prepacked weights"
     if find_break_even:
-        _refuse_beside_break_even(text_length, dense_below=dense_below, compiled=compiled)
+        if dense_below is not None or compiled:
+            raise ConfigError(
+                "--break-even times every size routed and not compiled; leave --dense-below and "
+                "--compile away."
+            )
+        if text_length is None:
+            raise ConfigError(
+                "--break-even needs a text model, as images and speech have a fixed length. "
+                "Compare values of --batch-size instead."
+            )
         sizes = (batch_size, sequence_length)
         _print_break_even(network, sizes, factors, rounds, setting=setting, as_json=as_json)
         return
     if dense_below is not None:
         set_dense_below(network, dense_below)
         setting += f", dense below {dense_below} tokens"
-    encoder: Any = sites.runner
     inputs = _random_inputs(
         dummy_inputs(sites, batch_size=batch_size, sequence_length=text_length), network
     )
-
     factors_by_name: dict[str, float | None] = {_DENSE: None, _REFERENCE: 1.0}
     factors_by_name |= {f"conditional, r = {factor:g}": factor for factor in factors}
-    encoders: dict[str, Callable[..., object]] = dict.fromkeys(factors_by_name, encoder)
-    if compiled:
-        encoders |= {name + _COMPILED: compile_module(encoder) for name in factors_by_name}
-
-    def run(encoder: Callable[..., object]) -> None:
-        with torch.inference_mode():
-            encoder(**inputs)
 
     def prepare(name: str) -> None:
-        factor = factors_by_name[name.removesuffix(_COMPILED)]
+        factor = factors_by_name[name]
         set_adapter(network, None if factor is None else "default")
         if factor is not None:
             set_reduction_factor(network, factor)
 
-    timings = time_interleaved(
-        {name: partial(run, encoder) for name, encoder in encoders.items()},
-        prepare=prepare,
-        rounds=rounds,
-        show_progress=True,
+    timings = time_encoders(
+        sites.runner, inputs, factors_by_name, prepare, compiled=compiled, rounds=rounds
     )
     flops = {}
     for name, factor in factors_by_name.items():
@@ -134,14 +122,39 @@ def bench(
             "speed_up": timings[name + mode].speed_up(over=timings[_REFERENCE + mode]),
             "flop_ratio": flops[_REFERENCE] / flops[name],
         }
-        for mode in ("", _COMPILED)
+        for mode in (["", COMPILED] if compiled else [""])
         for name in factors_by_name
-        if name + mode in encoders
     ]
     if as_json:
         print_json({"setting": setting, "torch": torch.__version__, "rows": rows})
     else:
         print_table(setting, [_format(row) for row in rows])
+
+
+def time_encoders(
+    encoder: Any,  # noqa: ANN401
+    inputs: Mapping[str, torch.Tensor],
+    names: Iterable[str],
+    prepare: Callable[[str], object],
+    *,
+    compiled: bool,
+    rounds: int,
+) -> dict[str, Timing]:
+    """Time an encoder in several states, in turns; `prepare` sets the state of a name."""
+    encoders: dict[str, Callable[..., object]] = dict.fromkeys(names, encoder)
+    if compiled:
+        encoders |= {name + COMPILED: compile_module(encoder) for name in names}
+
+    def run(encoder: Callable[..., object]) -> None:
+        with torch.inference_mode():
+            encoder(**inputs)
+
+    return time_interleaved(
+        {name: partial(run, encoder) for name, encoder in encoders.items()},
+        prepare=lambda name: prepare(name.removesuffix(COMPILED)),
+        rounds=rounds,
+        show_progress=True,
+    )
 
 
 def _format(row: dict[str, Any]) -> dict[str, str]:
@@ -156,22 +169,6 @@ def _format(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _refuse_beside_break_even(
-    text_length: int | None, *, dense_below: int | None, compiled: bool
-) -> None:
-    """Refuse options that say nothing beside `--break-even`, and models of one length."""
-    if dense_below is not None or compiled:
-        raise ConfigError(
-            "--break-even times every size routed and not compiled; leave --dense-below and "
-            "--compile away."
-        )
-    if text_length is None:
-        raise ConfigError(
-            "--break-even needs a model of texts: images and speech have one length. Compare "
-            "batch sizes with --batch-size."
-        )
-
-
 def _print_break_even(
     network: PreTrainedModel,
     largest: tuple[int, int],
@@ -181,16 +178,13 @@ def _print_break_even(
     setting: str,
     as_json: bool,
 ) -> None:
-    """Time batches up to the largest, given as rows and tokens, and print where routing pays."""
-    num_rows, longest = largest
+    """Time batches up to a size (examples, tokens) and print from where routing pays."""
+    batch_size, longest = largest
     sites = find_sites(network)
-    lengths = sorted({min(2**power, longest) for power in range(2, 32)})
-    batches = {
-        num_rows * length: _random_inputs(
-            dummy_inputs(sites, batch_size=num_rows, sequence_length=length), network
-        )
-        for length in lengths
-    }
+    batches = {}
+    for length in sorted({min(2**power, longest) for power in range(2, 32)}):
+        shapes = dummy_inputs(sites, batch_size=batch_size, sequence_length=length)
+        batches[batch_size * length] = _random_inputs(shapes, network)
     timings = time_sizes(network, batches, factors=factors, rounds=rounds, show_progress=True)
     found = {factor: break_even(timings, factor) for factor in factors}
     rows = [
@@ -208,7 +202,7 @@ def _print_break_even(
         return
     cells = [
         {
-            "rows x tokens": f"{num_rows} x {timing.num_tokens // num_rows}",
+            "batch": f"{batch_size} x {timing.num_tokens // batch_size}",
             _REFERENCE: f"{timing.dense.median * 1e3:.1f} ms",
             **{f"r = {factor:g}": f"{timing.speed_up(factor):.2f}x" for factor in factors},
         }
@@ -216,32 +210,23 @@ def _print_break_even(
     ]
     print_table(f"{setting}: speed-up over {_REFERENCE}", cells)
     for factor, limit in found.items():
-        print(_break_even_sentence(factor, limit, [timing.num_tokens for timing in timings]))
-
-
-def _break_even_sentence(factor: float, limit: int | None, sizes: list[int]) -> str:
-    if limit is None:
-        return f"r = {factor:g}: does not pay up to {sizes[-1]} tokens."
-    if limit == sizes[0]:
-        return f"r = {factor:g}: pays at every size that was measured."
-    return (
-        f"r = {factor:g}: pays from {limit} tokens of a batch on: "
-        f"ca.set_dense_below(model, {limit}) or --dense-below {limit}"
-    )
+        verdict = (
+            f"pays from {limit} tokens per batch: "
+            f"ca.set_dense_below(model, {limit}) or --dense-below {limit}."
+        )
+        if limit is None:
+            verdict = f"does not pay up to {timings[-1].num_tokens} tokens."
+        elif limit == timings[0].num_tokens:
+            verdict = "pays at every measured size."
+        print(f"r = {factor:g}: {verdict}")
 
 
 def _load(model: str, random_weights: bool) -> PreTrainedModel:
     if model.startswith(PACKAGED):
         return load_packaged_model(model.removeprefix(PACKAGED)).eval()
-    try:
-        if random_weights:
-            return AutoModel.from_config(AutoConfig.from_pretrained(model)).eval()
-        return AutoModel.from_pretrained(model).eval()
-    except OSError as error:
-        raise ConfigError(
-            f"cannot load {model!r}: no folder, and no model that the hub offers. Give a local "
-            "path, a hub id, or packaged:minilm, packaged:dinov2, packaged:whisper."
-        ) from error
+    if random_weights:
+        return AutoModel.from_config(from_pretrained(AutoConfig, model)).eval()
+    return load_model(model, AutoModel)
 
 
 def _random_inputs(

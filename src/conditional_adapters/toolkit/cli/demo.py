@@ -18,12 +18,10 @@ _QUICKSTART = Path("runs/quickstart/adapter")
 def demo(
     adapter: Annotated[
         str | None,
-        typer.Option(
-            help="Trained adapter: folder, or hub id; by default that of coda quickstart."
-        ),
+        typer.Option(help="Trained adapter: folder or hub id; by default that of coda quickstart."),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 lets others in the network in.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 allows access from the network.")
     ] = "127.0.0.1",
     port: Annotated[
         int | None,
@@ -33,9 +31,9 @@ def demo(
 ) -> None:
     """Try a trained adapter in a local web page, with a slider for r.
 
-    Texts, images or speech, as the adapter was trained for: the prediction beside that with every
-    token processed, the time of both, measured there and then, and what each layer chose.
-    Nothing leaves this machine. Stop it with Ctrl-C.
+    The input is text, an image or speech, as the adapter was trained for. The page shows the
+    prediction and the measured latency, each beside the dense one (r = 1), and the routing of each
+    layer. No data leave this machine. Stop the server with Ctrl-C.
     """
     directory = find_adapter(adapter) if adapter else _default_adapter()
     record = read_task(directory)
@@ -55,6 +53,6 @@ def _default_adapter() -> Path:
     if (_QUICKSTART / TASK_FILE).is_file():
         return _QUICKSTART
     raise ConfigError(
-        f"coda demo needs a trained adapter, and there is none in {_QUICKSTART}. Give --adapter "
-        "with what coda train wrote, or run coda quickstart first."
+        f"coda demo needs a trained adapter, and there is none in {_QUICKSTART}. Give --adapter, "
+        "or run coda quickstart first."
     )

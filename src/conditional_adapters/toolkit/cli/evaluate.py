@@ -7,7 +7,6 @@ from ...hub.model_card import record_measurements
 from ...model.attachment import active_adapter, get_attachment
 from ..assets import find_adapter
 from ..tasks.bundle import load_trained_task
-from ..tasks.data import DataSpec
 from ..tasks.inference import predict
 from ..tasks.kinds import find_task
 from ..tasks.task_data import load_task_rows
@@ -31,19 +30,10 @@ def evaluate(
     write: options.WriteResult = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure a trained adapter by the metrics of its task."""
+    """Measure the quality of a trained adapter with the metrics of its task."""
     folder = options.folder_to_write(adapter) if write else find_adapter(adapter)
     task = load_trained_task(folder, reduction_factor=reduction_factor)
-    spec = DataSpec(
-        source=data,
-        text_column=text_column,
-        image_column=image_column,
-        label_column=label_column,
-        columns=options.parse_columns(column),
-        split=split,
-        on_bad_row=on_bad_row,
-        limit=limit,
-    )
+    spec = options.data_spec(context)
     rows = load_task_rows(find_task(task.name), spec, labels=task.labels)
     metrics = task.score(predict(task, rows, batch_size=batch_size, show_progress=True), rows)
     if write:

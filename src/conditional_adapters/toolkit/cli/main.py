@@ -1,4 +1,4 @@
-"""Entry point of the `coda` command: collects the verbs and turns our errors into messages."""
+"""Entry point of the `coda` command; prints errors of the library as messages."""
 
 import sys
 import warnings
@@ -11,8 +11,7 @@ from . import bench, demo, evaluate, export, predict, pretrain, push, quickstart
 from ._console import messages
 
 app = typer.Typer(
-    help="Conditional adapters (CoDA): fine-tune Transformers that run their heavy layers on k of "
-    "n tokens.",
+    help="Conditional adapters (CoDA): fine-tune Transformers that skip unimportant tokens.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -1,4 +1,4 @@
-"""`coda predict`: a file of rows in, a file of predictions out."""
+"""`coda predict`: predictions of a trained adapter for a data set."""
 
 import json
 import sys
@@ -13,14 +13,14 @@ from ...prepacking import prepack_weights
 from ..assets import find_adapter
 from ..tasks import inference
 from ..tasks.bundle import load_trained_task
-from ..tasks.data import DataSpec
 from ..tasks.kinds import find_task
-from ..tasks.task_data import load_task_rows
+from ..tasks.rows import load_task_rows
 from . import _options as options
 from ._console import messages
 
 
 def predict(
+    context: typer.Context,
     adapter: options.Adapter,
     data: options.Data,
     output: Annotated[
@@ -34,31 +34,18 @@ def predict(
     split: options.Split = None,
     on_bad_row: options.OnBadRow = "stop",
     limit: options.Limit = None,
-    prepacked: Annotated[
-        bool,
-        typer.Option(
-            "--prepacked", "--packed", help="Prepack the weights: faster on CPUs, more memory."
-        ),
-    ] = False,
+    prepacked: options.Prepacked = False,
 ) -> None:
-    """Run a trained adapter on the rows of a file.
+    """Run a trained adapter on the rows of a data set.
 
-    Writes one JSON object per row, in the order of the rows: row (from 0, counting the rows that
-    were read) and what the task predicts; for classification label, and scores, the probability
-    of each class.
+    Writes one JSON object per row, in their order: row, its index among the rows that were read,
+    and the prediction of the task. For classification that is label, and scores, the probability of
+    each class.
     """
     task = load_trained_task(find_adapter(adapter), reduction_factor=reduction_factor)
     if prepacked:
         prepack_weights(task.model)
-    spec = DataSpec(
-        source=data,
-        text_column=text_column,
-        image_column=image_column,
-        columns=options.parse_columns(column),
-        split=split,
-        on_bad_row=on_bad_row,
-        limit=limit,
-    )
+    spec = options.data_spec(context)
     rows = load_task_rows(find_task(task.name), spec, with_targets=False)
     predictions = inference.predict(task, rows, batch_size=batch_size, show_progress=True)
 

@@ -1,6 +1,5 @@
-"""`coda pretrain`: teach an adapter to stand in for skipped layers, on unlabelled data."""
+"""`coda pretrain`: train a task-agnostic adapter on unlabelled data."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +20,7 @@ from ...training import (
     SpanCorruption,
 )
 from ...training import pretrain as run_pretraining
-from ..tasks.data import DataSpec, load_rows, stream_rows
+from ..tasks.data import load_rows, stream_rows
 from ..tasks.models import Backbone, load_backbone, modality_of, save_backbone
 from . import _options as options
 from ._console import messages, print_json, print_table
@@ -29,8 +28,7 @@ from .train import seed_everything
 
 _CONFIG = ConditionalAdapterConfig()
 _SETTINGS = PretrainingSettings()
-_TRAINING, _DATA = "Training", "Data"
-# The head that each objective needs, and the modality that it is for.
+# Head and modality of each objective.
 _HEADS: dict[str, tuple[type | None, str | None]] = {
     "distillation": (None, None),
     "masked-words": (AutoModelForMaskedLM, "text"),
@@ -43,15 +41,13 @@ def pretrain(
     context: typer.Context,
     model: options.Model,
     data: options.Data,
-    output: Annotated[
-        Path, typer.Option(help="Folder for adapter/, checkpoints and the TensorBoard log.")
-    ],
+    output: options.Output,
     objective: Annotated[
         str,
         typer.Option(
             metavar=f"[{'|'.join(_HEADS)}]",
-            help="What to learn: the dense model's hidden states, or what the model was "
-            "pretrained for (words of BERT, spans of T5), or states behind blank patches.",
+            help="Training target: hidden states of the dense model, masked words (BERT), masked "
+            "spans (T5), or hidden states of masked patches.",
         ),
     ] = "distillation",
     text_column: options.TextColumn = "text",
@@ -61,55 +57,52 @@ def pretrain(
     limit: options.Limit = None,
     stream: Annotated[
         bool,
-        typer.Option(
-            help="Read rows when they are needed, for data larger than memory; else all rows are "
-            "read and checked first.",
-            rich_help_panel=_DATA,
+        options.data_option(
+            help="Read rows during training, for data larger than memory. By default, all rows are "
+            "read and checked first."
         ),
     ] = False,
     max_length: options.MaxLength = None,
-    # Options of the adapter: options.adapter_fields reads them.
+    # Read by options.adapter_fields.
     reduction_factor: options.Factors = f"{_CONFIG.default_reduction_factor:g}",
     adapter_dim: options.AdapterDim = _CONFIG.adapter_dim,
     attention_mode: options.AttentionMode = _CONFIG.attention_mode,
     epsilon: options.Epsilon = _CONFIG.epsilon,
     soft_topk: options.SoftTopK = _CONFIG.soft_topk,
     gate: options.Gate = _CONFIG.gate,
-    router: options.Router = _CONFIG.router_kind,
+    router_kind: options.Router = _CONFIG.router_kind,
     train_norms: options.TrainNorms = _CONFIG.train_norms,
-    steps: Annotated[
-        int, typer.Option(help="Steps of training.", rich_help_panel=_TRAINING)
+    # Read by options.build.
+    max_steps: Annotated[
+        int, options.training_option("--steps", help="Number of training steps.")
     ] = _SETTINGS.max_steps,
     trainable: Annotated[
         str,
-        typer.Option(
+        options.training_option(
             metavar="[new_only|all]",
             help="Train adapter, routers and norms, or the pretrained weights as well.",
-            rich_help_panel=_TRAINING,
         ),
     ] = _SETTINGS.trainable,
     router_start: Annotated[
         str,
-        typer.Option(
+        options.training_option(
             metavar="[shared|salient]",
-            help="What learned routers choose at first: one random direction for all layers, or "
-            "tokens whose update in the frozen layers is hard to predict.",
-            rich_help_panel=_TRAINING,
+            help="Initialisation of learned routers: one random direction for all layers, or a "
+            "preference for tokens whose update in the frozen layers is hard to predict.",
         ),
     ] = _SETTINGS.router_start,
     batch_size: options.StepSize = _SETTINGS.batch_size,
     learning_rate: options.LearningRate = _SETTINGS.learning_rate,
     router_learning_rate: options.RouterLearningRate = _SETTINGS.router_learning_rate,
     backbone_learning_rate: Annotated[
-        float,
-        typer.Option(help="Peak, of the pretrained weights.", rich_help_panel=_TRAINING),
+        float, options.training_option(help="Peak learning rate of the pretrained weights.")
     ] = _SETTINGS.backbone_learning_rate,
     schedule: options.Schedule = _SETTINGS.schedule,
     save_every: Annotated[
-        int, typer.Option(help="Steps between checkpoints.", rich_help_panel=_TRAINING)
+        int, options.training_option(help="Steps between checkpoints.")
     ] = _SETTINGS.save_every,
     log_every: Annotated[
-        int, typer.Option(help="Steps between lines of the log.", rich_help_panel=_TRAINING)
+        int, options.training_option(help="Steps between log entries.")
     ] = _SETTINGS.log_every,
     seed: options.Seed = _SETTINGS.seed,
     gradient_checkpointing: options.GradientCheckpointing = _SETTINGS.gradient_checkpointing,
@@ -119,41 +112,20 @@ def pretrain(
 ) -> None:
     """Pretrain an adapter on unlabelled texts, images or recordings.
 
-    Writes OUTPUT/adapter, for load_adapter and for coda train --init, and with --trainable all
-    OUTPUT/model, the changed backbone that it belongs to. With --resume, a run that was stopped
-    goes on as if it had not been.
+    Writes OUTPUT/adapter, for load_adapter and coda train --init, and with --trainable all
+    OUTPUT/model, the trained backbone of this adapter. A run with --resume gives the same result as
+    an uninterrupted one.
     """
     config = ConditionalAdapterConfig.from_dict(options.adapter_fields(context))
-    settings = PretrainingSettings(
-        max_steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        router_learning_rate=router_learning_rate,
-        backbone_learning_rate=backbone_learning_rate,
-        schedule=schedule,
-        trainable=trainable,  # type: ignore[arg-type]  # checked by the settings
-        router_start=router_start,  # type: ignore[arg-type]
-        save_every=save_every,
-        log_every=log_every,
-        seed=seed,
-        gradient_checkpointing=gradient_checkpointing,
-        bf16=bf16,
-    )
+    settings = options.build(PretrainingSettings, context)
     modality = modality_of(model)
     if objective not in _HEADS or _HEADS[objective][1] not in (None, modality):
         usable = [name for name, (_, kind) in _HEADS.items() if kind in (None, modality)]
         raise ConfigError(
             f"--objective must be one of {', '.join(usable)} for a model of {modality}, got "
-            f"{objective!r}."
+            f"{objective!r}. Leave it out for distillation."
         )
-    spec = DataSpec(
-        source=data,
-        text_column=text_column,
-        image_column=image_column,
-        split=split,
-        on_bad_row=on_bad_row,
-        limit=limit,
-    )
+    spec = options.data_spec(context)
     rows: Any = (
         stream_rows(spec, modality=modality)
         if stream
@@ -165,7 +137,7 @@ def pretrain(
     attach(backbone.model, config)
     counts = count_parameters(backbone.model)
     messages.print(
-        f"{'streamed' if stream else f'{len(rows):,}'} rows, {steps:,} steps of {batch_size}; "
+        f"{'streamed' if stream else f'{len(rows):,}'} rows, {max_steps:,} steps of {batch_size}; "
         f"{counts.new:,} new parameters ({counts.new_share:.1%} of the model)"
     )
     trainer = run_pretraining(
@@ -197,7 +169,7 @@ def pretrain(
 
 
 def _build_objective(name: str, backbone: Backbone, teacher_name: str | None) -> Objective:
-    """Make an objective; where the backbone trains, a teacher is a second model."""
+    """Make an objective; a backbone that trains needs a second model as its teacher."""
     preprocessor = backbone.preprocessor
     if name == "masked-words":
         return MaskedLanguageModelling(preprocessor.processor)

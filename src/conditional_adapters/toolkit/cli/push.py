@@ -12,23 +12,26 @@ from ._console import messages, print_json
 
 def push(
     adapter: Annotated[Path, typer.Option(help="Folder of a trained adapter (coda train).")],
-    repo: Annotated[str, typer.Option(help="Where to: USER/NAME. Made if needed.")],
+    repo: Annotated[str, typer.Option(help="Repository, USER/NAME. Created if needed.")],
     revision: Annotated[str | None, typer.Option(help="Existing branch to commit to.")] = None,
     private: Annotated[
         bool | None,
-        typer.Option("--private/--public", help="Of a new repository; by default as the account."),
+        typer.Option(
+            "--private/--public",
+            help="For a new repository; by default as set in the account.",
+        ),
     ] = None,
-    message: Annotated[str | None, typer.Option(help="What the commit says.")] = None,
+    message: Annotated[str | None, typer.Option(help="Commit message.")] = None,
     create_pr: Annotated[
-        bool, typer.Option("--create-pr", help="Propose the commit instead of making it.")
+        bool, typer.Option("--create-pr", help="Open a pull request instead of committing.")
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Publish a trained adapter on the Hugging Face Hub, with its model card.
 
-    Log in first (hf auth login), or set HF_TOKEN. Read ADAPTER/README.md before: it is what others
-    will see. Change it, and it goes up as it is; otherwise it is written again with REPO in its
-    snippets.
+    Log in first (hf auth login), or set HF_TOKEN. Read ADAPTER/README.md first: it becomes the
+    public model card. If you edited it, it is uploaded unchanged. Otherwise it is written again
+    with REPO in its snippets.
     """
     url = push_to_hub(
         adapter,

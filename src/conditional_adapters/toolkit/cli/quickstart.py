@@ -1,14 +1,12 @@
-"""`coda quickstart`: the whole method on real weights and real data, in one table.
+"""`coda quickstart`: dense and conditional adapters on real weights and data, in one table.
 
 MiniLM learns to classify BBC News with dense parallel adapters and with conditional ones, from the
-same seed, on the same rows and with the same settings: once for as many steps, once for more steps
-in no more time. All are evaluated on the same held-out rows, and timed side by side on the same
-documents.
+same seed and with the same data and settings: once for as many steps, once for more steps in no
+more time. All are evaluated on the same held-out documents and timed in turns.
 """
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +19,6 @@ import typer
 
 from ..._version import __version__
 from ...analysis import count_parameters, estimate_flops
-from ...analysis.timing import compile_module, time_interleaved
 from ...checkpoint.atomic import replace_text
 from ...checkpoint.save_load import load_adapter
 from ...config import ConditionalAdapterConfig
@@ -38,6 +35,7 @@ from ..tasks.routing_map import route_documents
 from ..visualisation import plot_token_map
 from . import _options as options
 from ._console import format_p_value, messages, print_json, print_table
+from .bench import COMPILED, time_encoders
 from .train import seed_everything
 
 if TYPE_CHECKING:
@@ -45,7 +43,7 @@ if TYPE_CHECKING:
 
 _MODEL, _DATA = "packaged:minilm", "packaged:bbc"
 _TEST_ROWS, _MAX_LENGTH, _TIMING_BATCH = 725, 256, 8
-_ADAPTERS, _COMPILED = ("dense", "default"), ", compiled"
+_ADAPTERS = ("dense", "default")
 
 
 def quickstart(
@@ -54,24 +52,22 @@ def quickstart(
         float, typer.Option("--reduction-factor", "-r", help="r of the conditional adapters.")
     ] = 4.0,
     epochs: Annotated[
-        float, typer.Option(help="Passes over the training rows of the dense adapters.")
+        float, typer.Option(help="Passes of the dense adapters over the training data.")
     ] = 1.0,
     rows: Annotated[
-        int | None, typer.Option(min=50, help="Train on fewer than the 1,500 rows.")
+        int | None, typer.Option(min=50, help="Number of training documents, of 1,500.")
     ] = None,
     seed: options.Seed = 0,
     as_json: options.AsJson = False,
 ) -> None:
-    """Train MiniLM on BBC News with dense and with conditional adapters and compare them.
+    """Train MiniLM on BBC News with dense and with conditional adapters, and compare them.
 
-    Writes OUTPUT/adapter (the conditional one), OUTPUT/results.json and OUTPUT/token_map.png, three
-    test documents whose words are coloured by the number of layers that processed them.
+    Writes OUTPUT/adapter (the conditional one), OUTPUT/results.json and OUTPUT/token_map.png: three
+    test documents with words coloured by the number of layers that processed them.
     """
     train_rows, test_rows = _load(rows)
-    dense, conditional = (
-        ConditionalAdapterConfig(reduction_factor=1),
-        ConditionalAdapterConfig(reduction_factor=reduction_factor),
-    )
+    dense = ConditionalAdapterConfig(reduction_factor=1)
+    conditional = ConditionalAdapterConfig(reduction_factor=reduction_factor)
     runs: list[dict[str, Any]] = []
     scores: list[np.ndarray] = []
 
@@ -91,21 +87,17 @@ def quickstart(
     run(f"{name}, same steps", conditional, epochs)
     seconds_per_epoch = runs[1]["training_seconds"] / epochs
     affordable = math.floor(runs[0]["training_seconds"] / seconds_per_epoch)
-    # Three passes show the point and keep the whole under twelve minutes on two cores.
+    # At most three passes, for a total of less than twelve minutes on two cores.
     classifier = run(f"{name}, no more time", conditional, max(min(affordable, 3.0), epochs))
 
     adapter = save_task(classifier, output / "adapter", base_model=_MODEL)
     _measure_speed(classifier, output / "run1" / "adapter", test_rows, runs)
-    documents, num_layers = route_documents(
-        classifier, test_rows[:3]["text"], [classifier.labels[i] for i in test_rows[:3]["label"]]
+    gold = [classifier.labels[index] for index in test_rows[:3]["label"]]
+    documents, num_layers = route_documents(classifier, test_rows[:3]["text"], gold)
+    caption = (
+        f"MiniLM on BBC News, {name}: each layer processes 1/{reduction_factor:g} of the tokens."
     )
-    figure = plot_token_map(
-        documents,
-        num_layers=num_layers,
-        caption=f"MiniLM on BBC News, {name}: each layer processes a quarter of the tokens."
-        if reduction_factor == 4
-        else f"MiniLM on BBC News, {name}.",
-    )
+    figure = plot_token_map(documents, num_layers=num_layers, caption=caption)
     figure.savefig(output / "token_map.png")
     report = {
         "command": "coda quickstart",
@@ -142,7 +134,7 @@ def _train(
     epochs: float,
     seed: int,
 ) -> tuple[Classifier, dict[str, Any]]:
-    """Train one adapter, save it, and say what it took."""
+    """Train and save one adapter; return its size and training time, too."""
     seed_everything(seed)
     labels = train_rows.features["label"].names
     classifier = load_classifier(_MODEL, labels, max_length=_MAX_LENGTH)
@@ -153,13 +145,8 @@ def _train(
     seconds = perf_counter() - start
     save_task(classifier, output / "adapter", base_model=_MODEL)
     counts = count_parameters(classifier.model)
-    result = {
-        "new_parameters": counts.new,
-        "new_parameters_share": counts.new_share,
-        "epochs": epochs,
-        "training_seconds": seconds,
-    }
-    return classifier, result
+    size = {"new_parameters": counts.new, "new_parameters_share": counts.new_share}
+    return classifier, size | {"epochs": epochs, "training_seconds": seconds}
 
 
 def _measure_speed(
@@ -168,30 +155,21 @@ def _measure_speed(
     test_rows: "datasets.Dataset",
     runs: list[dict[str, Any]],
 ) -> None:
-    """Time the encoder with both adapters on the same full-length documents, in turns."""
+    """Time the encoder with both adapters on the same full-length documents."""
     model = classifier.model
     load_adapter(model, dense_adapter, adapter_name="dense")
     texts = [text for text in test_rows["text"] if len(text) > 6 * _MAX_LENGTH][:_TIMING_BATCH]
     batch = classifier.collate(examples_of(classifier.encode({"text": texts})))
-
-    batch.pop("attention_mask")  # nothing is padded, and compiled code would not see that
-    encoders: dict[str, Any] = dict.fromkeys(_ADAPTERS, model.base_model)
+    batch.pop("attention_mask")  # nothing is padded, which compiled code cannot detect
+    measure = partial(
+        time_encoders, model.base_model, batch, _ADAPTERS, partial(set_adapter, model), rounds=15
+    )
+    messages.print("[bold]speed[/] (compiling takes a minute)")
     try:
-        encoders |= {name + _COMPILED: compile_module(model.base_model) for name in _ADAPTERS}
+        timings = measure(compiled=True)
     except ConfigError as error:
         messages.print(f"[yellow]Not measured with compiled encoders:[/] {error}")
-
-    def encode(encoder: Callable[..., object]) -> None:
-        with torch.inference_mode():
-            encoder(**batch)
-
-    messages.print("[bold]speed[/] (compiling takes a minute)")
-    timings = time_interleaved(
-        {name: partial(encode, encoder) for name, encoder in encoders.items()},
-        prepare=lambda name: set_adapter(model, name.removesuffix(_COMPILED)),
-        rounds=15,
-        show_progress=True,
-    )
+        timings = measure(compiled=False)
     flops = {}
     for name in _ADAPTERS:
         set_adapter(model, name)
@@ -201,23 +179,21 @@ def _measure_speed(
     for run, name in zip(runs, ("dense", "default", "default"), strict=True):
         run["encoder_seconds_per_document"] = timings[name].median / _TIMING_BATCH
         run["speed_up"] = timings[name].speed_up(over=timings["dense"])
-        if name + _COMPILED in encoders:
-            compiled = timings[name + _COMPILED]
-            run["speed_up_compiled"] = compiled.speed_up(over=timings["dense" + _COMPILED])
+        if name + COMPILED in timings:
+            compiled = timings[name + COMPILED]
+            run["speed_up_compiled"] = compiled.speed_up(over=timings["dense" + COMPILED])
         run["flop_ratio"] = flops["dense"] / flops[name]
 
 
 def _table(runs: list[dict[str, Any]]) -> list[dict[str, str]]:
-    difference = "{:+.1f} ({})"
     return [
         {
             "method": run["method"],
             "new": f"{run['new_parameters_share']:.1%}",
             "training": f"{run['training_seconds']:.0f} s",
             "accuracy": f"{run['accuracy']:.1%}",
-            "difference": difference.format(
-                run["accuracy_difference"] * 100, format_p_value(run["p_value"])
-            ),
+            "difference": f"{run['accuracy_difference'] * 100:+.1f} "
+            f"({format_p_value(run['p_value'])})",
             "per document": f"{run['encoder_seconds_per_document'] * 1e3:.1f} ms",
             "speed-up": f"{run['speed_up']:.2f}x",
             "compiled": f"{run['speed_up_compiled']:.2f}x" if "speed_up_compiled" in run else "-",

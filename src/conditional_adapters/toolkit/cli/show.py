@@ -1,4 +1,4 @@
-"""`coda show`: see which words, patches or moments a trained adapter spends its work on."""
+"""`coda show`: a page and a picture of the routing of a trained adapter."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,60 +35,57 @@ _INPUTS = {"text": "--text or --data", "image": "--data", "audio": "--audio or -
 
 
 def show(
+    context: typer.Context,
     adapter: options.Adapter,
     output: Annotated[
-        Path, typer.Option(help="HTML page to write; a PNG of the same name is put beside it.")
+        Path,
+        typer.Option(help="HTML page to write; a PNG of the same name is written beside it."),
     ],
-    text: Annotated[
-        list[str] | None, typer.Option(help="A text to show. May be given several times.")
-    ] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Text to show. Repeatable.")] = None,
     audio: Annotated[
         list[Path] | None,
-        typer.Option(help="Or a recording: WAV, FLAC, Ogg or MP3. May be given several times."),
+        typer.Option(help="Or a recording: WAV, FLAC, Ogg or MP3. Repeatable."),
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="Or rows of a data set: " + options.DATA_HELP)
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Rows of --data to show, the first ones.")] = 3,
+    rows: Annotated[int, typer.Option(min=1, help="Number of rows of --data to show.")] = 3,
     reduction_factor: options.FactorList = None,
     text_column: options.TextColumn = "text",
     image_column: options.ImageColumn = "image",
     label_column: Annotated[
         str | None,
-        typer.Option(help="Column that holds the right classes or transcripts, to show them too."),
+        typer.Option(help="Column of the right classes or transcripts, to show them too."),
     ] = None,
     column: options.Columns = None,
     split: options.Split = None,
     on_bad_row: options.OnBadRow = "stop",
 ) -> None:
-    """Write a page that shows what a trained adapter does with texts, images or recordings.
+    """Write a page that shows how a trained adapter routes texts, images or recordings.
 
-    Words, patches and moments are coloured by the layers that processed them, a map shows layers by
-    tokens, and a slider moves through the values of r. Beside each prediction or transcript is the
-    one with every token processed. The page is one file and needs no network.
+    Words, patches and moments are coloured by the number of layers that processed them. A map shows
+    layers by tokens, and a slider selects r. Each prediction or transcript is shown beside the
+    dense one (r = 1). The page is one file and needs no network.
     """
     given = {"text": text, "audio": audio, "data": data}
     if sum(value is not None for value in given.values()) != 1:
-        raise ConfigError("coda show needs one of --text, --audio and --data, and only one.")
+        raise ConfigError("coda show needs exactly one of --text, --audio and --data.")
     task = require_drawn(load_trained_task(find_adapter(adapter)))
     (kind,) = task.inputs
     if data is None and given.get(kind) is None:
         raise ConfigError(
-            f"{adapter} is an adapter for {task.name}. Give what it reads with {_INPUTS[kind]}."
+            f"{adapter} is an adapter for {task.name}. Give its input with {_INPUTS[kind]}."
         )
     usual, trained = _factors(task)
     factors = options.parse_factor_list(reduction_factor) or usual
     columns = options.parse_columns(column)
     if kind == "audio" and label_column is not None:
         columns["text"] = label_column
-    spec = DataSpec(
+    spec = options.data_spec(
+        context,
         source=data or "",
-        text_column=text_column,
-        image_column=image_column,
         label_column=label_column or "label",
         columns=columns,
-        split=split,
-        on_bad_row=on_bad_row,
         limit=rows,
     )
     routed = _route(task, spec, text or audio, factors, with_targets=label_column is not None)
@@ -106,7 +103,7 @@ def show(
 
 
 def _factors(task: DrawnTask) -> tuple[tuple[float, ...], float]:
-    """Return the factors to show, and the one that the adapter starts with."""
+    """The default factors to show, and the default factor of the adapter."""
     model = task.model
     config = get_attachment(model).configs[active_adapter(model)]
     start = config.default_reduction_factor
@@ -122,7 +119,7 @@ def _route(
     *,
     with_targets: bool,
 ) -> list[RoutedRow]:
-    """Route what was given on the command line, or else the rows of a data set."""
+    """Route the contents given on the command line, or else the rows of a data set."""
     (kind,) = task.inputs
     given: Sequence[Any] = contents or ()
     gold = None

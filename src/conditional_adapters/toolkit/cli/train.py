@@ -1,5 +1,6 @@
 """`coda train`: fine-tune a model for a task with conditional adapters."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,6 @@ from ...model.attach import attach
 from ...training import TrainingSettings, finetune
 from ..assets import find_adapter
 from ..tasks.bundle import save_task
-from ..tasks.data import DataSpec
 from ..tasks.inference import predict
 from ..tasks.kinds import TASKS, default_task, find_task
 from ..tasks.task_data import load_task_rows, split_rows
@@ -24,41 +24,26 @@ from ._console import messages, print_json, print_metrics
 
 _CONFIG = ConditionalAdapterConfig()
 _SETTINGS = TrainingSettings()
-_ADAPTER, _TRAINING, _DATA = "Adapter", "Training", "Data"
 
 
 def train(
     context: typer.Context,
-    model: Annotated[
-        str,
-        typer.Option(
-            help="Local folder, hub id, or packaged:minilm, packaged:dinov2, packaged:whisper."
-        ),
-    ],
+    model: options.Model,
     data: options.Data,
-    output: Annotated[
-        Path, typer.Option(help="Folder for adapter/, checkpoints and the TensorBoard log.")
-    ],
+    output: options.Output,
     task: Annotated[
         str | None,
-        typer.Option(
-            metavar=f"[{'|'.join(TASKS)}]",
-            help="What to train; by default what the model is for.",
-        ),
+        typer.Option(metavar=f"[{'|'.join(TASKS)}]", help="Task; by default that of the model."),
     ] = None,
     test_data: Annotated[
-        str | None, typer.Option(help="Data set to evaluate on at the end.", rich_help_panel=_DATA)
+        str | None, options.data_option(help="Data set for the final evaluation.")
     ] = None,
     test_split: Annotated[
-        str | None,
-        typer.Option(help="Part of --test-data to read, if it has several.", rich_help_panel=_DATA),
+        str | None, options.data_option(help="Split of --test-data to read, if it has several.")
     ] = None,
     test_fraction: Annotated[
         float,
-        typer.Option(
-            help="Without --test-data: share of the rows that is held out, by class.",
-            rich_help_panel=_DATA,
-        ),
+        options.data_option(help="Without --test-data: share of rows to hold out, by class."),
     ] = 0.2,
     text_column: options.TextColumn = "text",
     image_column: options.ImageColumn = "image",
@@ -70,23 +55,23 @@ def train(
     max_length: options.MaxLength = None,
     init: Annotated[
         str | None,
-        typer.Option(
-            help="Start from this pretrained adapter and as it was configured, except for options "
-            "that are given: a folder that coda pretrain wrote, a hub id, or packaged:NAME.",
-            rich_help_panel=_ADAPTER,
+        options.adapter_option(
+            help="Start from a pretrained adapter and its configuration, except for options that "
+            "are given: a folder written by coda pretrain, a hub id, or packaged:NAME."
         ),
     ] = None,
-    # Options of the adapter: options.adapter_fields reads them.
+    # Read by options.adapter_fields.
     reduction_factor: options.Factors = f"{_CONFIG.default_reduction_factor:g}",
     adapter_dim: options.AdapterDim = _CONFIG.adapter_dim,
     attention_mode: options.AttentionMode = _CONFIG.attention_mode,
     epsilon: options.Epsilon = _CONFIG.epsilon,
     soft_topk: options.SoftTopK = _CONFIG.soft_topk,
     gate: options.Gate = _CONFIG.gate,
-    router: options.Router = _CONFIG.router_kind,
+    router_kind: options.Router = _CONFIG.router_kind,
     train_norms: options.TrainNorms = _CONFIG.train_norms,
+    # Read by options.build.
     epochs: Annotated[
-        float, typer.Option(help="Passes over the training rows.", rich_help_panel=_TRAINING)
+        float, options.training_option(help="Passes over the training data.")
     ] = _SETTINGS.epochs,
     batch_size: options.StepSize = _SETTINGS.batch_size,
     learning_rate: options.LearningRate = _SETTINGS.learning_rate,
@@ -100,44 +85,28 @@ def train(
 ) -> None:
     """Fine-tune a model for a task with conditional adapters.
 
-    The tasks, their columns and metrics are in docs/tasks.md. Writes OUTPUT/adapter with its model
-    card, for coda evaluate, predict and push and for load_adapter. Checkpoints and the TensorBoard
-    log are in OUTPUT as well.
+    docs/tasks.md lists the tasks, their columns and metrics. Writes OUTPUT/adapter with its model
+    card, for coda evaluate, predict and push and for load_adapter, and checkpoints and the
+    TensorBoard log to OUTPUT.
     """
-    fields = options.adapter_fields(context, only_given=init is not None)
     start = None if init is None else find_adapter(init)
-    config = (
-        ConditionalAdapterConfig.from_dict(fields) if start is None else _config_of(start, fields)
-    )
-    settings = TrainingSettings(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        router_learning_rate=router_learning_rate,
-        schedule=schedule,
-        seed=seed,
-        gradient_checkpointing=gradient_checkpointing,
-        bf16=bf16,
-    )
+    fields = options.adapter_fields(context, only_given=start is not None)
+    config = ConditionalAdapterConfig.from_dict(_fields_of(start) | fields)
+    settings = options.build(TrainingSettings, context)
     if not 0 < test_fraction < 1:
-        raise ConfigError(f"--test-fraction must be between 0 and 1, got {test_fraction}.")
+        raise ConfigError(
+            f"--test-fraction must be between 0 and 1, got {test_fraction}. Give 0.2 for a fifth."
+        )
     kind = default_task(model) if task is None else find_task(task)
-    columns: dict[str, Any] = {
-        "text_column": text_column,
-        "image_column": image_column,
-        "label_column": label_column,
-        "columns": options.parse_columns(column),
-        "on_bad_row": on_bad_row,
-    }
-    rows = load_task_rows(kind, DataSpec(source=data, split=split, limit=limit, **columns))
+    spec = options.data_spec(context)
+    rows = load_task_rows(kind, spec)
     labels = kind.labels_of(rows)
     if test_data is None:
         train_rows, test_rows = split_rows(kind, rows, test_size=test_fraction, seed=seed)
     else:
         train_rows = rows
-        test_rows = load_task_rows(
-            kind, DataSpec(source=test_data, split=test_split, **columns), labels=labels
-        )
+        test_spec = replace(spec, source=test_data, split=test_split, limit=None)
+        test_rows = load_task_rows(kind, test_spec, labels=labels)
     seed_everything(seed)
     learner = kind.load(model, labels, max_length=max_length)
     if start is None:
@@ -174,16 +143,17 @@ def train(
         print_metrics(f"Saved {output / 'adapter'}", len(test_rows), metrics)
 
 
-def _config_of(directory: Path, changes: dict[str, Any]) -> ConditionalAdapterConfig:
-    """Return the configuration of a pretrained adapter, for another task."""
+def _fields_of(directory: Path | None) -> dict[str, Any]:
+    """Fields of the configuration of a pretrained adapter, without its head."""
+    if directory is None:
+        return {}
     stored = read_adapter_config(directory)
     fields = ConditionalAdapterConfig.__dataclass_fields__
-    values = {key: value for key, value in stored.items() if key in fields}
-    return ConditionalAdapterConfig.from_dict({**values, "modules_to_save": None, **changes})
+    return {key: stored[key] for key in fields if key in stored} | {"modules_to_save": None}
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch before new parameters are drawn."""
+    """Seed Python, NumPy and torch before new parameters are initialised."""
     from transformers import set_seed
 
     set_seed(seed)

@@ -1,4 +1,4 @@
-"""`coda tune`: choose r on a user's own rows, by quality and by speed."""
+"""`coda tune`: choose r for a data set by quality and speed."""
 
 import json
 from dataclasses import asdict
@@ -13,7 +13,6 @@ from ...hub.measurements import Measurement
 from ...hub.model_card import record_measurements, write_model_card
 from ..assets import find_adapter
 from ..tasks.bundle import load_trained_task
-from ..tasks.data import DataSpec
 from ..tasks.kinds import find_task
 from ..tasks.task_data import load_task_rows
 from ..tasks.tuning import FactorCurve, FactorMeasurement, factors_to_measure, measure_factors
@@ -28,20 +27,21 @@ def tune(
     data: options.Data,
     max_drop: Annotated[
         float,
-        typer.Option(min=0, max=100, help="Points of quality that may be lost to the reference."),
+        typer.Option(min=0, max=100, help="Allowed loss against the reference, in points."),
     ] = 0.5,
     reduction_factor: options.FactorList = None,
     write: Annotated[
-        bool, typer.Option("--write/--no-write", help="Let the adapter start with the chosen r.")
+        bool,
+        typer.Option("--write/--no-write", help="Save the chosen r as the adapter's default."),
     ] = False,
     output: Annotated[
         Path, typer.Option(help="Folder for the table (tune.json) and the curve (tune.png).")
     ] = Path("runs/tune"),
     batch_size: options.BatchSize = 32,
     timing_batch: Annotated[
-        int, typer.Option(min=1, help="Rows per timed forward pass, the longest ones.")
+        int, typer.Option(min=1, help="Batch size of the timing; the longest examples are timed.")
     ] = 8,
-    rounds: Annotated[int, typer.Option(min=3, help="Timed runs of each r.")] = 15,
+    rounds: Annotated[int, typer.Option(min=3, help="Timed forward passes per r.")] = 15,
     text_column: options.TextColumn = "text",
     image_column: options.ImageColumn = "image",
     label_column: options.LabelColumn = "label",
@@ -51,26 +51,17 @@ def tune(
     limit: options.Limit = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure quality and speed over r on your rows, and choose the largest r that is good enough.
+    """Measure quality and speed for several r, and choose the largest r that is good enough.
 
-    Quality is accuracy for classes, the word error rate for speech, F1 for entities and answers,
-    ROUGE-L for summaries. The smallest r that is measured is the reference. Chosen is the largest r
-    that is at most --max-drop points worse. By default an elastic adapter is measured at the r it
-    was trained with, another at 1, 2, 3, 4, 5, 8 and 16. Use validation rows, not the test rows.
+    Quality is accuracy for classification, the word error rate for speech, F1 for entities and
+    answers, ROUGE-L for summaries. The smallest r is the reference. The command chooses the largest
+    r that loses at most --max-drop points. By default, an elastic adapter is measured at the r it
+    was trained with, any other at 1, 2, 3, 4, 5, 8 and 16. Use validation data, not test data.
     """
     folder = options.folder_to_write(adapter) if write else find_adapter(adapter)
     task = load_trained_task(folder)
     factors = options.parse_factor_list(reduction_factor) or factors_to_measure(task)
-    spec = DataSpec(
-        source=data,
-        text_column=text_column,
-        image_column=image_column,
-        label_column=label_column,
-        columns=options.parse_columns(column),
-        split=split,
-        on_bad_row=on_bad_row,
-        limit=limit,
-    )
+    spec = options.data_spec(context)
     rows = load_task_rows(find_task(task.name), spec, labels=task.labels or None)
     curve = measure_factors(
         task,
@@ -115,9 +106,9 @@ def tune(
     messages.print(f"picture: {output / 'tune.png'}")
     messages.print(_verdict(curve, chosen, max_drop), markup=False)
     if is_written:
-        messages.print(f"written: {adapter} starts with it")
+        messages.print(f"written: it is the default of {adapter} now")
     elif write:
-        messages.print(f"nothing written: {adapter} is as it was")
+        messages.print(f"nothing written: {adapter} is unchanged")
 
 
 def _measurements(
@@ -158,13 +149,13 @@ def _plot(
 
 
 def _verdict(curve: FactorCurve, chosen: FactorMeasurement | None, max_drop: float) -> str:
-    """Say what was chosen, and how sure that is."""
+    """Sentences on the chosen r and its uncertainty."""
     reference = f"r = {curve.reference.reduction_factor:g}"
     if chosen is None:
         return (
             f"no r qualifies: every r above the reference {reference} loses more than {max_drop:g} "
-            f"points of {curve.quality.name}. Allow more with --max-drop, measure smaller r with "
-            "-r, or train longer."
+            f"points of {curve.quality.name}. Increase --max-drop, measure smaller values of -r, "
+            "or train longer."
         )
     verdict = (
         f"chosen: r = {chosen.reduction_factor:g}, the largest at most {max_drop:g} points "
@@ -173,13 +164,13 @@ def _verdict(curve: FactorCurve, chosen: FactorMeasurement | None, max_drop: flo
     loss = max(map(curve.points_lost, chosen.difference_interval))
     if not chosen.num_differing:
         verdict += (
-            f"\nno row of {curve.num_rows:,} differs; with 95 % confidence at most "
-            f"{3 / curve.num_rows:.1%} of all would"  # the rule of three
+            f"\nnone of {curve.num_rows:,} rows differs; with 95 % confidence, at most "
+            f"{3 / curve.num_rows:.1%} of all rows do"  # the rule of three
         )
     elif loss > max_drop:
         verdict += (
             f"\n{curve.num_rows:,} rows do not prove it: the true loss may be up to {loss:.1f} "
-            "points (95 % interval); more rows would narrow that"
+            "points (95 % interval). Use more rows for a narrower interval."
         )
     return verdict
 

@@ -1,7 +1,7 @@
-"""A trained adapter in a local web page: an input, a slider for r, and what the model does.
+"""A trained adapter in a local web page: an input, a slider for r, and the answer of the model.
 
-`Demonstration` says what to show for an input, in HTML, and knows nothing of a server. `app` puts
-it into a Gradio app (extra `demo`), which is imported when it is built.
+`Demonstration` writes the answer to an input in HTML and is independent of the server. `app` builds
+the Gradio app around it (extra `demo`).
 """
 
 from ._page import Answer as Answer

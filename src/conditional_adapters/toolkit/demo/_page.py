@@ -1,29 +1,26 @@
-"""The HTML of an answer, of a message, and of the slider; what users wrote is always escaped."""
+"""HTML of an answer, an error message and the slider; text of users is always escaped."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...analysis.timing import Timing
 from ..visualisation import RoutedRow, fragment_style, render_routing_fragment
-
-if TYPE_CHECKING:
-    import jinja2
+from ..visualisation._templates import templates_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a model did with one input.
+    """Prediction, routing and latency for one input.
 
     Attributes:
         row: Predictions or transcripts, and routing, with one run.
-        labels: Class names; empty where nothing is classified.
-        dense: Time of the encoder at r = 1.
-        ours: The same at this r, in turns with it.
-        notes: What a reader should know of this answer.
+        labels: Class names; empty without classes.
+        dense: Latency of the encoder at r = 1.
+        ours: Latency at this r, timed in turns with the dense one.
+        notes: Remarks for the reader.
     """
 
     row: RoutedRow
@@ -34,7 +31,7 @@ class Answer:
 
 
 def render_answer(answer: Answer) -> str:
-    """Write an answer: in short, with its notes, and with the routing."""
+    """HTML of an answer."""
     row = answer.row
     (run,) = row.runs
     shown: dict[str, Any] = {}
@@ -65,17 +62,17 @@ def render_answer(answer: Answer) -> str:
 
 
 def render_problem(message: str) -> str:
-    """Write why there is no answer."""
+    """HTML of an error message."""
     return _render("problem.html", message=message)
 
 
 def render_header(title: str, description: str) -> str:
-    """Write the top of the page."""
+    """HTML of the page header."""
     return _render("header.html", title=title, description=description)
 
 
 def render_slider(factors: Sequence[float], start: float, trained: Sequence[float]) -> str:
-    """Write the slider for r; its position is the index of a factor."""
+    """HTML of the slider for r; its position is the index of a factor."""
     return _render(
         "slider.html",
         stops=[{"name": f"{factor:g}", "is_trained": factor in trained} for factor in factors],
@@ -86,27 +83,14 @@ def render_slider(factors: Sequence[float], start: float, trained: Sequence[floa
 
 
 def slider_script() -> str:
-    """Return what makes the slider tell its factor, once it is on the page."""
+    """Script that reports the factor of the slider."""
     return _render("slider.js")
 
 
 def page_style() -> str:
-    """Write the style of all of it."""
+    """CSS of the page."""
     return fragment_style() + _render("app.css")
 
 
 def _render(name: str, **values: object) -> str:
-    return _environment().get_template(name).render(values)
-
-
-@cache
-def _environment() -> "jinja2.Environment":
-    import jinja2
-
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__ or "", "templates"),
-        autoescape=lambda name: name is None or name.endswith(".html"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    return templates_of(__package__ or "").get_template(name).render(values)

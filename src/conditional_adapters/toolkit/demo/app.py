@@ -1,8 +1,8 @@
-"""The page around a demonstration, in Gradio, served on this machine only.
+"""Local Gradio app of a demonstration.
 
-Nothing is fetched from elsewhere: fonts are the system's, there are no analytics and no public
-link. One input is worked on at a time, since r is a property of the model; what a person does
-meanwhile is answered next, and only the latest of it.
+The page loads nothing from elsewhere: system fonts, no analytics, no public link. It processes one
+input at a time, as r is a property of the model. Of the inputs that arrive meanwhile, only the
+latest is processed.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -26,12 +26,12 @@ _KEEP_UPLOADS_SECONDS = 3600
 def build_app(
     demonstration: Demonstration, *, title: str, description: str = ""
 ) -> "gradio.Blocks":
-    """Lay out the page.
+    """Build the app.
 
     Args:
-        demonstration: What answers.
-        title: Heading of the page.
-        description: A line below it.
+        demonstration: Demonstration that answers the inputs.
+        title: Title of the page.
+        description: Line below the title.
 
     Returns:
         The app, for `serve`.
@@ -77,19 +77,19 @@ def serve(
     port: int | None = None,
     open_browser: bool = False,
 ) -> str:
-    """Start the server in a thread of its own; `app.block_thread()` waits, `app.close()` stops it.
+    """Start the server in a new thread; `app.block_thread()` waits, `app.close()` stops it.
 
     Args:
-        app: From `build_app`.
-        host: The address to listen on.
-        port: The port; None means the first free one from 7860.
+        app: App from `build_app`.
+        host: Address to listen on.
+        port: Port; None for the first free one from 7860.
         open_browser: Open the page in the default browser.
 
     Returns:
-        The address of the page.
+        URL of the page.
 
     Raises:
-        ConfigError: If the server cannot listen there.
+        ConfigError: If the server cannot listen on this address.
     """
     gr: Any = _gradio()
     fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
@@ -113,7 +113,7 @@ def serve(
     except OSError as error:
         where = f"{host}:{port}" if port is not None else f"{host}, ports 7860 to 7959"
         raise ConfigError(
-            f"cannot listen on {where} ({error}). Give another --port, or --host 127.0.0.1."
+            f"Cannot listen on {where} ({error}). Give another --port, or --host 127.0.0.1."
         ) from error
     return str(url)
 
@@ -127,13 +127,11 @@ def _input(gr: Any, kind: str) -> Any:  # noqa: ANN401
         component, sources = gr.Image, ["upload", "webcam", "clipboard"]
     else:
         component, sources = gr.Audio, ["upload", "microphone"]
-    # No buttons: Gradio's would share the file with a public web site.
-
+    # NOTE: Gradio's buttons would share the file with a public web site.
     file = component(
         label=kind.capitalize(), sources=sources, type="filepath", buttons=[], elem_id=kind
     )
-    # What the file holds is checked, and explained, by us. Of this instance only: a subclass would
-    # make Gradio write a stub file beside this one.
+    # We check the content. A subclass would make Gradio write a stub file beside this one.
     file.preprocess = _path_of
     return file
 

@@ -1,7 +1,6 @@
-"""What to show for one input at one r: the prediction, the time and the routing, beside dense.
+"""Prediction, latency and routing for one input at one r, compared with the dense adapter (r = 1).
 
-Dense is the same adapter at r = 1, as in `coda show`. Whatever a person types or uploads becomes an
-answer or a message; only errors of ours get through.
+Invalid input gives an error message; only bugs raise.
 """
 
 from collections.abc import Mapping
@@ -38,15 +37,14 @@ _MAX_SECONDS = 30.0  # of a recording
 class Demonstration:
     """A trained task that answers one input at a time.
 
-    `factors` are the reduction factors to choose from, ascending: those that an elastic adapter was
-    trained with, or 1 to 16. `trained` are those it was trained with, `start` is the one it starts
-    with.
+    `factors` are the available reduction factors, ascending: those that an elastic adapter was
+    trained with, or 1 to 16. `trained` are the trained factors, `start` is the default one.
 
     Args:
-        task: A classifier or a speech recogniser whose model is conditional.
+        task: Classifier or speech recogniser with a conditional model.
 
     Raises:
-        ConfigError: If it is another task.
+        ConfigError: If the task is of another kind.
         AttachmentError: If the model has no active adapter.
     """
 
@@ -60,19 +58,11 @@ class Demonstration:
 
     @property
     def kind(self) -> str:
-        """What goes in: "text", "image" or "audio"."""
+        """Kind of input: "text", "image" or "audio"."""
         return self.task.inputs[0]
 
     def show(self, value: str | None, factor: float) -> str:
-        """Write what to show; bad input gives a message.
-
-        Args:
-            value: A text, or the path of an image or of a recording.
-            factor: One of `factors`.
-
-        Returns:
-            HTML.
-        """
+        """Write the answer to an input, or an error message, in HTML."""
         try:
             return render_answer(self.answer(value, factor))
         except ConditionalAdapterError as error:
@@ -82,19 +72,19 @@ class Demonstration:
         """Run the model on one input at r = 1 and at this r.
 
         Args:
-            value: A text, or the path of an image or of a recording.
+            value: Text, or path of an image or a recording.
             factor: One of `factors`.
 
         Returns:
-            What it did.
+            Predictions, latencies and routing.
 
         Raises:
             DataError: If the input is empty or cannot be read.
-            ConfigError: If the factor is not to choose from, or the routing cannot be shown.
+            ConfigError: If the factor is not available, or the routing cannot be shown.
         """
         if factor not in self.factors:
             listed = ", ".join(f"{known:g}" for known in self.factors)
-            raise ConfigError(f"r must be one of {listed}, got {factor!r}.")
+            raise ConfigError(f"r must be one of {listed}, got {factor!r}. Choose one of them.")
         content = read_input(self.kind, value)
         row = self._route(content, factor)
         batch = self._batch(content)
@@ -109,7 +99,7 @@ class Demonstration:
         )
 
     def _route(self, content: Any, factor: float) -> RoutedRow:  # noqa: ANN401
-        routed = factor if factor > 1 else 2.0  # any choice tells which layers could choose
+        routed = factor if factor > 1 else 2.0  # any r above 1 tells which layers are routed
         if isinstance(self.task, SpeechRecogniser):
             (row,) = route_recordings(self.task, [content], (routed,))
         else:
@@ -128,30 +118,19 @@ class Demonstration:
             if num_tokens > limit:
                 words = f"its last {row.num_cut_words:,} words" if row.num_cut_words else "its end"
                 notes.append(
-                    f"The text has {num_tokens:,} tokens and was cut at {limit:,}: the model did "
-                    f"not see {words}."
+                    f"The text has {num_tokens:,} tokens and was truncated to {limit:,}: the model "
+                    f"did not see {words}."
                 )
         if factor not in self.trained:
             listed = " and ".join(f"{known:g}" for known in self.trained)
             notes.append(
-                f"The adapter was trained at r = {listed}, not at {factor:g}; it may do worse here."
+                f"The adapter was trained at r = {listed}, not at {factor:g}. It may be worse here."
             )
         return notes
 
 
 def read_input(kind: str, value: str | None) -> Any:  # noqa: ANN401
-    """Read what a person typed or uploaded.
-
-    Args:
-        kind: "text", "image" or "audio".
-        value: A text, or the path of a file.
-
-    Returns:
-        A text, an RGB image as PIL reads it, or a recording.
-
-    Raises:
-        DataError: If it is empty or cannot be read.
-    """
+    """Read a text, an RGB image as PIL reads it, or a recording."""
     read, remedy = _READERS[kind]
     if value is None or not value.strip():
         raise DataError(f"There is nothing to look at yet. {remedy}")
@@ -160,7 +139,7 @@ def read_input(kind: str, value: str | None) -> Any:  # noqa: ANN401
     except BadRow as problem:
         reason = str(problem)
         if kind != "text":
-            reason = reason.replace(value, Path(value).name)  # without our temporary folder
+            reason = reason.replace(value, Path(value).name)  # without the temporary folder
         raise DataError(f"{reason[0].upper()}{reason[1:]}. {remedy}") from None
 
 
@@ -183,7 +162,7 @@ _READERS: Mapping[str, tuple[Any, str]] = {
 
 
 def _time(task: Task, batch: Mapping[str, Tensor], factor: float) -> dict[str, Timing]:
-    """Time the encoder at r = 1 and at this r, in turns; once where that is the same."""
+    """Time the encoder at r = 1 and at this r, in turns; once if they are equal."""
     encoder: Any = find_sites(task.model).runner
 
     def encode() -> None:
@@ -201,7 +180,7 @@ def _time(task: Task, batch: Mapping[str, Tensor], factor: float) -> dict[str, T
 
 
 def _with_every_token(row: RoutedRow) -> RoutedRow:
-    """Turn a row into what it is at r = 1."""
+    """The same row at r = 1."""
     (run,) = row.runs
     num_layers = float(sum(row.is_routed))
     counts: Any

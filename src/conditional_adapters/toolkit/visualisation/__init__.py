@@ -1,12 +1,11 @@
-"""Pictures of where a conditional model spends its work.
+"""Pictures and pages of the routing of a conditional model.
 
-`plot_token_map` shows documents as flowing text, each word coloured by the number of layers that
-processed it, `plot_patch_map` images with their patches coloured in the same way.
-`plot_layer_token_heatmap` shows which token ran in which layer, `plot_quality_curve` what a
-reduction factor costs and buys. All return a `matplotlib.figure.Figure` to save; nothing is shown
-and pyplot is never imported. `render_routing_page` returns an HTML page with a slider for r,
-`render_routing_fragment` a part of a page.
-Drawing needs matplotlib and Jinja (extra `cli`), importing this package does not.
+`plot_token_map` draws documents whose words are coloured by the number of layers that processed
+them, `plot_patch_map` images with coloured patches, `plot_layer_token_heatmap` layers by tokens,
+and `plot_quality_curve` quality and speed by reduction factor. All return a
+`matplotlib.figure.Figure` and never import pyplot. `render_routing_page` returns an HTML page with
+a slider for r, `render_routing_fragment` a part of a page. Drawing needs matplotlib and Jinja
+(extra `cli`), importing this package does not.
 """
 
 from .patch_map import RoutedImage as RoutedImage

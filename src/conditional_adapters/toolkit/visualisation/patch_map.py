@@ -1,6 +1,6 @@
-"""Show which patches of an image a conditional model worked on, and in how many of its layers.
+"""Picture of the number of layers that processed each patch of an image.
 
-The spectrogram of a recording is an image with one row of patches, moments, over its whole length.
+The spectrogram of a recording is an image with one row of patches, called moments.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-_OPACITY = 0.8  # of the colours over the grey image
+_OPACITY = 0.8  # of the colours on the grey image
 _MAX_TICKS = 10
 _PAIR_WIDTH = 2.04  # of an image, a gap and its heat map, in widths of the image
 _STRIPS_HEIGHT = 130.0  # of a spectrogram and its heat map, in points
@@ -29,14 +29,14 @@ _Pixels = UInt8[np.ndarray, "height width 3"]
 
 @dataclass(frozen=True, kw_only=True)
 class RoutedImage:
-    """An image, or the spectrogram of a recording, whose patches know which layers processed them.
+    """An image or a spectrogram, with the number of layers that processed each patch.
 
     Attributes:
-        title: Heading of the image, for example `predicted cat, gold dog`.
-        pixels: The image as the model saw it: cut and scaled, RGB.
-        layer_counts: For each patch the number of layers that processed it, from 0 to the number of
-            layers. The grid covers the image evenly.
-        seconds: Length of the recording whose spectrogram this is, > 0; None for an image.
+        title: Title of the image, for example `predicted cat, gold dog`.
+        pixels: RGB input of the model, cropped and resized.
+        layer_counts: Number of layers that processed each patch, from 0 to the number of layers.
+            The grid covers the image evenly.
+        seconds: Length of the recording, > 0; None for an image.
     """
 
     title: str
@@ -47,41 +47,41 @@ class RoutedImage:
     def __post_init__(self) -> None:
         if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype != np.uint8:
             raise RoutingError(
-                f"the image {self.title!r} has pixels of shape {self.pixels.shape} and dtype "
+                f"The image {self.title!r} has pixels of shape {self.pixels.shape} and dtype "
                 f"{self.pixels.dtype}; they must be [height, width, 3] of uint8. Convert it to RGB."
             )
         if self.seconds is not None and not self.seconds > 0:
             raise RoutingError(
-                f"the recording {self.title!r} has {self.seconds} seconds; it must have more than "
+                f"The recording {self.title!r} has {self.seconds} seconds; it must have more than "
                 "0. Give its length, or None for an image."
             )
         if self.layer_counts.ndim != 2 or not self.layer_counts.size:
             raise RoutingError(
-                f"the image {self.title!r} has layer counts of shape {self.layer_counts.shape}, no "
-                "non-empty grid [rows, columns]. Leave out prefix tokens and reshape the rest."
+                f"The image {self.title!r} has layer counts of shape {self.layer_counts.shape}; "
+                "they must be a non-empty grid [rows, columns]. Leave out prefix tokens and reshape"
+                " the rest."
             )
 
     @property
     def unit(self) -> str:
-        """What a part of it is called."""
+        """Name of a grid cell."""
         return "patch" if self.seconds is None else "moment"
 
 
 def plot_patch_map(
     images: Sequence[RoutedImage], *, num_layers: int, caption: str = ""
 ) -> "matplotlib.figure.Figure":
-    """Draw each image, and beside it its patches coloured by the layers that processed them.
+    """Draw images beside their patches, coloured by the number of layers that processed them.
 
-    A spectrogram goes over the whole width, low tones at the bottom, above the same with the
-    moments coloured.
+    Spectrograms are as wide as the page, above their moments. Low frequencies are at the bottom.
 
     Args:
-        images: What to draw, from top to bottom; at least one. Images or recordings, not both.
-        num_layers: Number of layers that could have processed a patch, >= 1; the end of the scale.
+        images: Images or recordings, not both, from top to bottom; at least one.
+        num_layers: Number of layers that can skip tokens, >= 1; the end of the scale.
         caption: Text below the images; none if empty.
 
     Returns:
-        A page 7.2 inches wide and as high as its content.
+        A figure 7.2 inches wide and as high as its content.
 
     Raises:
         ConfigError: If `num_layers` is less than 1.
@@ -89,12 +89,15 @@ def plot_patch_map(
             outside `[0, num_layers]`.
     """
     if num_layers < 1:
-        raise ConfigError(f"num_layers must be at least 1, got {num_layers}. Raise num_layers.")
+        raise ConfigError(f"num_layers must be at least 1, got {num_layers}. Increase it.")
     if not images:
-        raise RoutingError("got 0 images; a patch map needs at least 1. Pass a RoutedImage.")
+        raise RoutingError("A patch map needs at least 1 image, got 0 images. Pass a RoutedImage.")
     (unit, *others) = {image.unit for image in images}
     if others:
-        raise RoutingError("got images and recordings together. Draw two patch maps.")
+        raise RoutingError(
+            "A patch map needs images or recordings, got images and recordings together. Draw two "
+            "patch maps."
+        )
     page = Page()
     page.scale(f"layers that processed the {unit} (of {num_layers})", num_layers)
     for image in images:
@@ -135,14 +138,7 @@ def _draw_strips(
 
 
 def time_ticks(seconds: float) -> list[tuple[str, float]]:
-    """Number the time axis of a recording in even steps.
-
-    Args:
-        seconds: Its length, > 0.
-
-    Returns:
-        Numbers of seconds, and where they stand, in [0, 1].
-    """
+    """Labels of the time axis of a recording, and their positions in [0, 1]."""
     from matplotlib.ticker import MaxNLocator
 
     times = MaxNLocator(nbins=_MAX_TICKS - 1, steps=(1, 2, 5, 10)).tick_values(0, seconds)
@@ -150,13 +146,13 @@ def time_ticks(seconds: float) -> list[tuple[str, float]]:
 
 
 def _heat_map(image: RoutedImage, num_layers: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Lay the colours of the patches over the image in grey."""
+    """Blend the colours of the patches with the image in grey."""
     counts = image.layer_counts
     if not (np.isfinite(counts).all() and counts.min() >= 0 and counts.max() <= num_layers):
         raise RoutingError(
-            f"the image {image.title!r} has layer counts from {counts.min()} to {counts.max()}; "
-            f"they must lie between 0 and num_layers = {num_layers}. "
-            "Count only layers that can be skipped, or raise num_layers."
+            f"The image {image.title!r} has layer counts from {counts.min()} to {counts.max()}; "
+            f"they must be between 0 and num_layers = {num_layers}. "
+            "Count only layers that can skip tokens, or increase num_layers."
         )
     colours = np.array(palette((counts / num_layers).ravel())).reshape(*counts.shape, 3)
     height, width, _ = image.pixels.shape

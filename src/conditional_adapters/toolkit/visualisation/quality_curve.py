@@ -1,4 +1,4 @@
-"""Draw what a reduction factor costs in quality and buys in speed."""
+"""Picture of quality and speed by reduction factor."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-# Blue and orange of Okabe and Ito, which colour-blind readers can tell apart; shapes differ, too.
+# Blue and orange of Okabe and Ito, safe for colour-blind readers; markers differ, too.
 _MEASURED, _COUNTED, _CHOSEN, _QUIET = "#0072B2", "#D55E00", "black", "#666666"
 
 
@@ -26,22 +26,22 @@ def plot_quality_curve(
     chosen: float | None = None,
     caption: str = "",
 ) -> "matplotlib.figure.Figure":
-    """Draw the quality, and below it speed-up and FLOP ratio, over the reduction factor.
+    """Draw quality, and below it speed-up and FLOP ratio, by reduction factor.
 
     Args:
         factors: r, ascending; at least two. The first is the reference.
-        qualities: In [0, 1], one per factor; error rates may exceed 1.
-        speed_ups: Over the reference, one per factor.
-        flop_ratios: Over the reference, one per factor.
-        metric: What the qualities are.
+        qualities: One per factor, in [0, 1]; error rates may exceed 1.
+        speed_ups: Speed-up over the reference, one per factor.
+        flop_ratios: FLOP ratio to the reference, one per factor.
+        metric: Name of the metric of quality.
         is_error: Whether lower is better.
         intervals: Confidence interval of each quality's difference to the reference, in [-1, 1].
-        max_drop: The loss that is allowed, in points; drawn as a line.
-        chosen: The factor to mark.
+        max_drop: Allowed loss in points, drawn as a line.
+        chosen: Factor to mark.
         caption: Title of the picture.
 
     Returns:
-        A figure to save; nothing is shown.
+        A figure to save.
 
     Raises:
         ConfigError: If there are fewer than two factors or a sequence has another length.
@@ -52,8 +52,8 @@ def plot_quality_curve(
     for name, values in series.items():
         if len(factors) < 2 or len(values) != len(factors):
             raise ConfigError(
-                f"a curve needs at least 2 factors and one value for each, got {len(factors)} "
-                f"factors and {len(values)} {name}."
+                f"A curve needs at least 2 factors and one value for each, got {len(factors)} "
+                f"factors and {len(values)} {name}. Measure more factors."
             )
     from matplotlib.figure import Figure
 
@@ -108,6 +108,6 @@ def _draw_quality(
 
 
 def _ends(reference: float, interval: tuple[float, float]) -> tuple[float, float]:
-    """Shift an interval of differences to the reference, in percent."""
+    """Ends of an interval of differences to the reference, in percent."""
     lower, upper = interval
     return reference + 100 * lower, reference + 100 * upper

@@ -1,13 +1,13 @@
-"""Write a self-contained HTML page that shows what a conditional model did with some rows.
+"""A self-contained HTML page on the routing of a few rows.
 
-A slider chooses among reduction factors that were computed before; nothing is fetched and nothing
-runs elsewhere. `templates/` holds the page, its style and its script. Here is only what goes into
-them: user text reaches the page through Jinja's escaping, or as JSON, and a content security policy
-lets no script run but ours.
+A slider selects one of several reduction factors, all computed before. The page loads nothing from
+elsewhere. `templates/` contains the page, its style and its script; this module computes their
+values. User text reaches the page through Jinja's escaping or as JSON, and a content security
+policy allows no script but ours.
 
-Words and patches have one of 21 levels of colour. More layers are darker on a white page, with the
-colours of our pictures, and brighter on a black one, with those of matplotlib's magma. Both scales
-change evenly in brightness, so colour-blind readers can follow them, too.
+Words and patches have one of 21 colours. More layers are darker on a white page, in the colours of
+our pictures, and brighter on a black page, in those of matplotlib's magma. The lightness of both
+scales is monotonic, so colour-blind readers can read them.
 """
 
 import base64
@@ -15,35 +15,33 @@ import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
 from ...errors import RoutingError
-from ._colours import RGB, palette, readable_ink, scale_ticks
+from ._colours import palette, readable_ink, scale_ticks
+from ._templates import templates_of
 from .patch_map import RoutedImage, time_ticks
 from .token_map import RoutedDocument
 
-if TYPE_CHECKING:
-    import jinja2
-
 _STEPS = 20  # of the colour scale
-_DARK_COLORMAP, _DARK_RANGE = "magma", (0.1, 0.97)  # the page itself is darker than its low end
+_DARK_COLORMAP, _DARK_RANGE = "magma", (0.1, 0.97)  # its low end is lighter than the page
 _MAX_CLASSES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoutedRun:
-    """What a model did with one row at one reduction factor.
+    """Routing and prediction for one row at one reduction factor.
 
     Attributes:
         reduction_factor: r.
-        probabilities: Of each class; empty where nothing is classified.
+        probabilities: Probability of each class; empty without classes.
         processed: True where a layer processed a token; the first row is the layer nearest the
             input.
-        view: The same summed over layers, for each word, patch or moment.
-        transcript: What was heard; None where nothing is written.
+        view: Number of layers that processed each word, patch or moment.
+        transcript: Transcript of a recording; None otherwise.
     """
 
     reduction_factor: float
@@ -55,18 +53,17 @@ class RoutedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class RoutedRow:
-    """What a model did with one text, image or recording.
+    """Routing and predictions for one text, image or recording.
 
     Attributes:
-        heading: What the row is called.
-        gold: Its right class or transcript; None if unknown.
+        heading: Title of the row.
+        gold: Right class or transcript; None if unknown.
         tokens: Name of each token.
-        is_routed: For each layer, whether it chooses tokens; the others process all.
-        dense_probabilities: Of each class, when every layer processes every token (r = 1); empty
-            where nothing is classified.
+        is_routed: Whether each layer chooses tokens; the others process all.
+        dense_probabilities: Probability of each class at r = 1; empty without classes.
         runs: One per reduction factor, ascending; the same factors for all rows of a page.
-        num_cut_words: Words behind the point where the tokenizer truncated the text.
-        dense_transcript: What was heard at r = 1; None where nothing is written.
+        num_cut_words: Number of words that the tokenizer truncated.
+        dense_transcript: Transcript of a recording at r = 1; None otherwise.
     """
 
     heading: str
@@ -85,13 +82,13 @@ def render_routing_page(
     """Write the page.
 
     Args:
-        rows: What to show, from top to bottom; at least one.
-        labels: Class names in the order of the probabilities; empty where nothing is classified.
-        title: Heading of the page.
-        start: Index of the reduction factor that is shown first.
+        rows: Rows to show, from top to bottom; at least one.
+        labels: Class names in the order of the probabilities; empty without classes.
+        title: Title of the page.
+        start: Index of the initial reduction factor.
 
     Returns:
-        HTML, complete: style, script and images are inside.
+        HTML, including style, script and images.
 
     Raises:
         RoutingError: If there is no row, or rows differ in their reduction factors.
@@ -99,11 +96,11 @@ def render_routing_page(
     factors = [run.reduction_factor for run in rows[0].runs] if rows else []
     if not factors or any([run.reduction_factor for run in r.runs] != factors for r in rows):
         raise RoutingError(
-            f"a page needs at least 1 row, and all rows at the same reduction factors; got "
-            f"{len(rows)} rows at {[[run.reduction_factor for run in r.runs] for r in rows]}. "
+            f"A page needs at least 1 row, and the same reduction factors in all rows. Got "
+            f"{len(rows)} rows with {[[run.reduction_factor for run in r.runs] for r in rows]}. "
             "Route all rows together."
         )
-    environment = _environment()
+    environment = templates_of(__package__ or "")
     script = environment.get_template("routing.js").render().strip()
     num_layers = sum(rows[0].is_routed)
     shown = [_row(row, labels, num_layers, start) for row in rows]
@@ -130,20 +127,20 @@ def render_routing_fragment(row: RoutedRow, *, labels: Sequence[str]) -> str:
     """Write one run of a row as a part of another page, without slider and script.
 
     Args:
-        row: What to show, with exactly one run.
-        labels: Class names in the order of the probabilities; empty where nothing is classified.
+        row: Row with exactly one run.
+        labels: Class names in the order of the probabilities; empty without classes.
 
     Returns:
-        HTML to put into an element of the class `coda`, on a page with `fragment_style`.
+        HTML for an element of the class `coda`, on a page with `fragment_style`.
 
     Raises:
-        RoutingError: If the row has not one run.
+        RoutingError: If the row does not have exactly one run.
     """
     if len(row.runs) != 1:
-        raise RoutingError(f"a fragment shows 1 run, got {len(row.runs)}. Choose one.")
+        raise RoutingError(f"A fragment needs exactly 1 run, got {len(row.runs)}. Choose one.")
     num_layers = sum(row.is_routed)
     return (
-        _environment()
+        templates_of(__package__ or "")
         .get_template("fragment.html")
         .render(
             row=_row(row, labels, num_layers, start=0),
@@ -156,12 +153,12 @@ def render_routing_fragment(row: RoutedRow, *, labels: Sequence[str]) -> str:
 
 
 def fragment_style() -> str:
-    """Write the style of fragments: dark within an element of the class `dark`, light elsewhere.
+    """Style of fragments: dark within an element of the class `dark`, light elsewhere.
 
     Returns:
-        CSS, all of whose rules are confined to elements of the class `coda`.
+        CSS whose rules apply only within elements of the class `coda`.
     """
-    return _environment().get_template("fragment.css").render(_schemes())
+    return templates_of(__package__ or "").get_template("fragment.css").render(_schemes())
 
 
 def _schemes() -> dict[str, list[dict[str, str]]]:
@@ -171,21 +168,8 @@ def _schemes() -> dict[str, list[dict[str, str]]]:
     }
 
 
-def _environment() -> "jinja2.Environment":
-    import jinja2
-
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__ or "", "templates"),
-        # The script and the style are files of ours: no user text is in them.
-        autoescape=lambda name: name is None or name.endswith(".html"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
 def _row(row: RoutedRow, labels: Sequence[str], num_layers: int, start: int) -> dict[str, Any]:
-    """Collect what the template shows of a row; `data` is what the script needs."""
+    """Values of the template for a row; `data` is for the script."""
     view = row.runs[start].view
     counts = [_counts(run.view) for run in row.runs]
     listed = _listed_classes(row) if labels else []
@@ -214,19 +198,16 @@ def _row(row: RoutedRow, labels: Sequence[str], num_layers: int, start: int) -> 
 
 
 def _counts(view: RoutedDocument | RoutedImage) -> list[float]:
-    values = view.layer_counts
-    return [
-        float(count) for count in (values.ravel() if isinstance(values, np.ndarray) else values)
-    ]
+    return [float(count) for count in np.ravel(view.layer_counts)]
 
 
 def _layers(processed: Bool[np.ndarray, "layers tokens"]) -> list[str]:
-    """Write one digit per token and one word per layer, the topmost layer first."""
+    """One string of digits per layer, the last layer first."""
     return ["".join("01"[int(cell)] for cell in layer) for layer in processed[::-1]]
 
 
 def _listed_classes(row: RoutedRow) -> list[int]:
-    """Choose the classes that matter in any run, by falling probability of the dense model."""
+    """The most probable classes in any run, sorted by probability of the dense model."""
     dense = np.asarray(row.dense_probabilities)
     highest = np.max([dense, *(np.asarray(run.probabilities) for run in row.runs)], axis=0)
     kept = np.argsort(-highest, kind="stable")[:_MAX_CLASSES]
@@ -234,7 +215,7 @@ def _listed_classes(row: RoutedRow) -> list[int]:
 
 
 def _verdict(row: RoutedRow, run: RoutedRun, labels: Sequence[str]) -> str:
-    """Say in words what the bars or the transcripts show."""
+    """One sentence on the agreement with the dense model."""
     if not labels:
         is_same = run.transcript == row.dense_transcript
         return "The same transcript." if is_same else "The transcripts differ."
@@ -268,13 +249,11 @@ def _png(pixels: UInt8[np.ndarray, "height width 3"]) -> str:
 
 
 def _colours(fractions: Iterable[float], *colormap_name: str) -> list[dict[str, str]]:
-    """Look up the colour of each level, and black or white for the text on it."""
+    """Colour of each level, and black or white for the text on it."""
+    from matplotlib.colors import to_hex
+
     colours = palette(fractions, *colormap_name)
-    return [{"ground": _hex(rgb), "ink": readable_ink(rgb)} for rgb in colours]
-
-
-def _hex(rgb: RGB) -> str:
-    return "#" + "".join(f"{round(255 * channel):02x}" for channel in rgb)
+    return [{"ground": to_hex(rgb), "ink": readable_ink(rgb)} for rgb in colours]
 
 
 def _ticks(num_layers: int) -> list[tuple[int, float]]:

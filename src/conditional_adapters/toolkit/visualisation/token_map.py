@@ -1,4 +1,4 @@
-"""Show which words of a text a conditional model worked on, and in how many of its layers."""
+"""Pictures of the number of layers that processed each word, and of layers by tokens."""
 
 import re
 from bisect import bisect_right
@@ -25,13 +25,13 @@ _CELL = 7.1  # points
 
 @dataclass(frozen=True, kw_only=True)
 class RoutedDocument:
-    """A text whose words know how many layers processed them.
+    """A text with the number of layers that processed each word.
 
     Attributes:
-        title: Heading of the document, for example `business: predicted business, gold sport`.
-        words: The text, word by word; at least one.
-        layer_counts: For each word the number of layers that processed it, from 0 to the number of
-            layers. Fractions are welcome: they are means over the tokens of a word.
+        title: Title of the document, for example `business: predicted business, gold sport`.
+        words: Words of the text; at least one.
+        layer_counts: Number of layers that processed each word, from 0 to the number of layers.
+            Means over the tokens of a word may be fractions.
     """
 
     title: str
@@ -41,43 +41,43 @@ class RoutedDocument:
     def __post_init__(self) -> None:
         if len(self.words) == 0:
             raise RoutingError(
-                f"the document {self.title!r} has 0 words; it needs at least 1. "
+                f"The document {self.title!r} has 0 words; it needs at least 1. "
                 "Leave out empty documents."
             )
         if len(self.words) != len(self.layer_counts):
             raise RoutingError(
-                f"the document {self.title!r} has {len(self.words)} words but "
-                f"{len(self.layer_counts)} layer counts; there must be one count per word. "
-                "Pair them with words_from_tokens."
+                f"The document {self.title!r} has {len(self.words)} words but "
+                f"{len(self.layer_counts)} layer counts; it needs one count per word. "
+                "Make both with words_from_tokens."
             )
 
 
 def words_from_tokens(
     offsets: Sequence[tuple[int, int]], text: str, layer_counts: Sequence[int]
 ) -> tuple[list[str], list[float]]:
-    """Join tokens into the whitespace-separated words of a text and average their layer counts.
+    """Average the layer counts of tokens over the whitespace-separated words of a text.
 
-    A token belongs to every word with which it shares a character, so special tokens (offsets
-    `(0, 0)`) belong to none. The count of a word is the mean over its tokens: a maximum would
-    paint rare words dark merely because they fall into many pieces. A word without any token, as
-    behind the point where the tokenizer truncated the text, is left out.
+    A token belongs to every word with which it shares a character; special tokens (offsets
+    `(0, 0)`) belong to none. The count of a word is the mean over its tokens, as a maximum would be
+    higher for rare words with many tokens. Words without tokens are left out, such as truncated
+    ones.
 
     Args:
-        offsets: Start and end of each token as characters of `text`, as fast tokenizers return
-            with `return_offsets_mapping=True`.
-        text: The string that was tokenized.
+        offsets: Start and end of each token in `text`, from a fast tokenizer with
+            `return_offsets_mapping=True`.
+        text: The tokenized string.
         layer_counts: Number of layers that processed each token.
 
     Returns:
-        The words that have tokens, in the order of the text, and the mean count of each.
+        The words that have tokens, in order, and the mean count of each.
 
     Raises:
-        RoutingError: If the lengths disagree or an offset lies outside the text.
+        RoutingError: If the lengths differ or an offset is outside the text.
     """
     if len(offsets) != len(layer_counts):
         raise RoutingError(
-            f"got {len(offsets)} offsets but {len(layer_counts)} layer counts; there must be one "
-            "of each per token. Pass both for the same encoding, special tokens included."
+            f"Got {len(offsets)} offsets but {len(layer_counts)} layer counts; each token needs "
+            "one of each. Pass both for the same encoding, including special tokens."
         )
     matches = list(re.finditer(r"\S+", text))
     ends = [match.end() for match in matches]
@@ -85,10 +85,10 @@ def words_from_tokens(
     for (start, end), count in zip(offsets, layer_counts, strict=True):
         if not 0 <= start <= end <= len(text):
             raise RoutingError(
-                f"the token offset {(start, end)} must satisfy 0 <= start <= end <= {len(text)}, "
-                "the length of the text. Pass the text that was tokenized."
+                f"The token offset {(start, end)} must satisfy 0 <= start <= end <= {len(text)}, "
+                "the length of the text. Pass the tokenized text."
             )
-        word = bisect_right(ends, start)  # the first word that ends behind the start of the token
+        word = bisect_right(ends, start)  # first word that ends after the start of the token
         while word < len(matches) and matches[word].start() < end:
             counts_of_word[word].append(count)
             word += 1
@@ -103,29 +103,32 @@ def plot_token_map(
     caption: str = "",
     max_words: int = 180,
 ) -> "matplotlib.figure.Figure":
-    """Draw documents as flowing text, each word coloured by the layers that processed it.
+    """Draw documents with words coloured by the number of layers that processed them.
 
-    Characters without a glyph in DejaVu Sans (Chinese, for example) appear as a white square.
-    Save the figure at its own resolution: word widths are measured for it.
+    Characters that DejaVu Sans lacks (such as Chinese ones) appear as white squares. Save the
+    figure at its own resolution, for which word widths are measured.
 
     Args:
-        documents: What to draw, from top to bottom; at least one.
-        num_layers: Number of layers that could have processed a word, >= 1; the end of the scale.
+        documents: Documents from top to bottom; at least one.
+        num_layers: Number of layers that can skip tokens, >= 1; the end of the scale.
         caption: Text below the documents; none if empty.
-        max_words: Words shown per document, >= 1. The rest is counted behind an ellipsis.
+        max_words: Maximum number of words per document, >= 1. An ellipsis gives the number of
+            hidden words.
 
     Returns:
-        A page 7.2 inches wide and as high as its content.
+        A figure 7.2 inches wide and as high as its content.
 
     Raises:
         ConfigError: If `num_layers` or `max_words` is less than 1.
-        RoutingError: If there is no document or a count lies outside `[0, num_layers]`.
+        RoutingError: If there is no document or a count is outside `[0, num_layers]`.
     """
     for name, value in {"num_layers": num_layers, "max_words": max_words}.items():
         if value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}. Raise {name}.")
+            raise ConfigError(f"{name} must be at least 1, got {value}. Increase it.")
     if not documents:
-        raise RoutingError("got 0 documents; a token map needs at least 1. Pass a RoutedDocument.")
+        raise RoutingError(
+            "A token map needs at least 1 document, got 0 documents. Pass a RoutedDocument."
+        )
     for document in documents:
         _check_counts(document, num_layers)
     page = Page()
@@ -149,30 +152,30 @@ def plot_layer_token_heatmap(
     *,
     caption: str = "",
 ) -> "matplotlib.figure.Figure":
-    """Draw which token was processed in which layer, wrapped like text every 64 tokens.
+    """Draw layers by tokens, wrapped every 64 tokens.
 
     Args:
         selected: True where a layer processed a token; at least one layer and one token. The
             first row is the layer nearest the input, drawn at the bottom as layer 1.
-        labels: Name of each token; shortened to 14 characters. No names are drawn if None.
+        labels: Name of each token, shortened to 14 characters; none if None.
         caption: Text below the map; none if empty.
 
     Returns:
-        A page 7.2 inches wide and as high as its content.
+        A figure 7.2 inches wide and as high as its content.
 
     Raises:
         RoutingError: If `selected` is not such an array or the number of labels is not its width.
     """
     if selected.ndim != 2 or selected.dtype != np.bool_ or not selected.size:
         raise RoutingError(
-            f"selected has shape {selected.shape} and dtype {selected.dtype}; it must be a "
+            f"`selected` has shape {selected.shape} and dtype {selected.dtype}; it must be a "
             "non-empty array [layers, tokens] of bool. Stack one row per layer."
         )
     num_tokens = selected.shape[1]
     names = [""] * num_tokens if labels is None else [_shorten(label) for label in labels]
     if len(names) != num_tokens:
         raise RoutingError(
-            f"got {len(names)} labels for {num_tokens} tokens; there must be one per token. "
+            f"Got {len(names)} labels for {num_tokens} tokens; each token needs one. "
             "Pass all labels or None."
         )
     page = Page()
@@ -209,7 +212,6 @@ def _draw_cells(
 
 
 def _shorten(label: str) -> str:
-    """Cut a label to a length that fits below a cell."""
     if len(label) <= _MAX_LABEL_LENGTH:
         return label
     return label[: _MAX_LABEL_LENGTH - 1] + "\N{HORIZONTAL ELLIPSIS}"
@@ -219,7 +221,7 @@ def _check_counts(document: RoutedDocument, num_layers: int) -> None:
     for word, count in zip(document.words, document.layer_counts, strict=True):
         if not 0 <= count <= num_layers:
             raise RoutingError(
-                f"the word {word!r} of the document {document.title!r} has layer count {count}; "
-                f"it must lie between 0 and num_layers = {num_layers}. "
-                "Count only layers that can be skipped, or raise num_layers."
+                f"The word {word!r} of the document {document.title!r} has layer count {count}; "
+                f"it must be between 0 and num_layers = {num_layers}. "
+                "Count only layers that can skip tokens, or increase num_layers."
             )
