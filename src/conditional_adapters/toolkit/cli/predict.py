@@ -14,7 +14,7 @@ from ..assets import find_adapter
 from ..tasks import inference
 from ..tasks.bundle import load_trained_task
 from ..tasks.kinds import find_task
-from ..tasks.rows import load_task_rows
+from ..tasks.task_data import load_task_rows
 from . import _options as options
 from ._console import messages
 
