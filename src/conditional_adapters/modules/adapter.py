@@ -92,18 +92,15 @@ class ParallelAdapter(nn.Module):
 
 @runtime_checkable
 class Branch(Protocol):
-    """The adapters of a layer in one forward pass: one for all examples, or one for each.
-
-    Attributes:
-        is_routed: Whether the layer may process fewer than all tokens.
-        attention_mode: Whether selected tokens attend to each other or to all tokens.
-    """
+    """The adapters of a layer in one forward pass: one for all examples, or one for each."""
 
     @property
-    def is_routed(self) -> bool: ...  # noqa: D102
+    def is_routed(self) -> bool:
+        """Whether the layer may process fewer than all tokens."""
 
     @property
-    def attention_mode(self) -> AttentionMode: ...  # noqa: D102
+    def attention_mode(self) -> AttentionMode:
+        """Whether selected tokens attend to each other or to all tokens."""
 
     def budget(self, seq: int, context: SequenceContext, ends: tuple[int, int]) -> Budget | None:
         """Return how many tokens of each example the frozen layer may process.

@@ -43,16 +43,20 @@ class Adapter(Protocol):
     """A bottleneck adapter, `residual + act(states down^T) up^T`."""
 
     @property
-    def down(self) -> Float[Tensor, "dim hidden"]: ...  # noqa: D102
+    def down(self) -> Float[Tensor, "dim hidden"]:
+        """The down-projection."""
 
     @property
-    def up(self) -> Float[Tensor, "hidden dim"]: ...  # noqa: D102
+    def up(self) -> Float[Tensor, "hidden dim"]:
+        """The up-projection."""
 
     @property
-    def activation(self) -> str: ...  # noqa: D102
+    def activation(self) -> str:
+        """A key of `ACTIVATIONS`."""
 
     @property
-    def has_hooks(self) -> bool: ...  # noqa: D102
+    def has_hooks(self) -> bool:
+        """Whether the adapter has to be called on all tokens at once, for its hooks."""
 
     def __call__(self, states: Tensor, residual: Tensor, /) -> Tensor:
         """Add the adapter's update of each token to `residual`, which is not changed."""
