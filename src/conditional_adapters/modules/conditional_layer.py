@@ -88,6 +88,7 @@ class ConditionalLayer(DynamicSubclass):
     def _coda_run(self, branch: Branch, hidden_states: Tensor, arguments: dict[str, Any]) -> Any:  # noqa: ANN401
         spec, seq = self.coda_spec, hidden_states.shape[1]
         norm = None if spec.input_norm is None else self.coda_norm
+        # How many tokens of each example may the frozen layer process?
         context: SequenceContext | None = arguments.pop(CONTEXT_ARGUMENT, None)
         budget = None
         is_small = self.coda_dense_below is not None and self._coda_is_small(hidden_states)
@@ -97,18 +98,18 @@ class ConditionalLayer(DynamicSubclass):
             budget = branch.budget(seq, context, ends)
         if spec.prepare_arguments and (budget is not None or spec.prepares_dense_layers):
             spec.prepare_arguments(self, hidden_states, arguments)
-        if context is None or budget is None:  # the frozen layer processes all tokens
-            arguments = expand_arguments(arguments, spec.gathered, hidden_states.shape[0])
-            output = super().forward(hidden_states, **arguments)
-            light, _ = branch.adapt_and_route(norm, hidden_states, layer_states(output))
-            return _with_states(output, light)
+        if context is None or budget is None:
+            return self._coda_run_dense(branch, norm, hidden_states, arguments)
 
+        # The light branch of all tokens, and the routing decision.
         states = hidden_states
         if branch.attention_mode == "k_to_all" and norm is not None:
             states, norm = norm(hidden_states), None  # keys and values of all tokens as well
         light, routed = branch.adapt_and_route(norm, states, hidden_states, budget)
         decision = cast("RoutingDecision", routed)
         selection = _selection(decision, budget, branch.attention_mode, context)
+
+        # The frozen layer on the selected tokens, and its weighted update.
         selected = gather_tokens(hidden_states, selection.indices)
         gathered = gather_arguments(arguments, spec.gathered, selection, selected.dtype)
         if selection.all_keys or spec.attention_mixin.coda_for_any_keys:
@@ -120,6 +121,19 @@ class ConditionalLayer(DynamicSubclass):
             light, selection.indices, layer_states(output), selected, decision.selected_weights
         )
         return _with_states(output, states, spec.carried_outputs, arguments)
+
+    def _coda_run_dense(
+        self,
+        branch: Branch,
+        norm: nn.Module | None,
+        hidden_states: Tensor,
+        arguments: dict[str, Any],
+    ) -> Any:  # noqa: ANN401
+        """Run the frozen layer on all tokens, and add the adapter's update."""
+        arguments = expand_arguments(arguments, self.coda_spec.gathered, hidden_states.shape[0])
+        output = super().forward(hidden_states, **arguments)
+        light, _ = branch.adapt_and_route(norm, hidden_states, layer_states(output))
+        return _with_states(output, light)
 
     def _coda_process(
         self,
