@@ -83,7 +83,7 @@ def test_a_recording_is_heard_at_both_factors_and_its_silence_is_not_shown(tmp_p
     assert shown.view.pixels.shape == (8, 80, 3)
     html = demonstration.show(path, 4)
     assert "Transcript at r = 4" in html
-    assert "moments by the layers" in html
+    assert "moments by the number of layers" in html
     assert demonstration.answer(path, 1).row.runs[0].processed.all()
     (tmp_path / "broken.wav").write_bytes(b"no recording")
     problem = demonstration.show(str(tmp_path / "broken.wav"), 4)

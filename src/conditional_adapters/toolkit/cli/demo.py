@@ -35,7 +35,12 @@ def demo(
     prediction and the measured latency, each beside the dense one (r = 1), and the routing of each
     layer. No data leave this machine. Stop the server with Ctrl-C.
     """
-    directory = find_adapter(adapter) if adapter else _default_adapter()
+    if adapter is None and not (_QUICKSTART / TASK_FILE).is_file():
+        raise ConfigError(
+            f"coda demo needs a trained adapter, and there is none in {_QUICKSTART}. Give "
+            "--adapter, or run coda quickstart first."
+        )
+    directory = find_adapter(adapter or str(_QUICKSTART))
     record = read_task(directory)
     demonstration = Demonstration(load_trained_task(directory))
     purpose = record.task.replace("-", " ").capitalize()
@@ -47,12 +52,3 @@ def demo(
     url = serve(app, host=host, port=port, open_browser=browser)
     messages.print(f"open {url}\nstop with Ctrl-C")
     app.block_thread()
-
-
-def _default_adapter() -> Path:
-    if (_QUICKSTART / TASK_FILE).is_file():
-        return _QUICKSTART
-    raise ConfigError(
-        f"coda demo needs a trained adapter, and there is none in {_QUICKSTART}. Give --adapter, "
-        "or run coda quickstart first."
-    )

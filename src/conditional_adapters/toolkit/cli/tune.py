@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -95,14 +95,25 @@ def tune(
     }
     output.mkdir(parents=True, exist_ok=True)
     replace_text(output / "tune.json", json.dumps(report, indent=2) + "\n")
-    figure = _plot(curve, chosen, max_drop, f"{adapter} on {curve.num_rows:,} rows of {data}")
+    title = f"{adapter} on {curve.num_rows:,} rows of {data}"
+    figure = plot_quality_curve(
+        [m.reduction_factor for m in curve.measurements],
+        [m.metrics[curve.quality.name] for m in curve.measurements],
+        [m.speed_up for m in curve.measurements],
+        [m.flop_ratio for m in curve.measurements],
+        metric=curve.quality.name,
+        is_error=curve.quality.is_error,
+        intervals=[m.difference_interval for m in curve.measurements],
+        max_drop=max_drop,
+        chosen=None if chosen is None else chosen.reduction_factor,
+        caption=title,
+    )
     replace_file(output / "tune.png", lambda path: figure.savefig(path, format="png"))
     if as_json:
         print_json(report)
     else:
         shape = " x ".join(map(str, curve.batch_shape))
-        title = f"{adapter} on {curve.num_rows:,} rows of {data}, timed on {shape}"
-        print_table(title, [_format(curve, m) for m in curve.measurements])
+        print_table(f"{title}, timed on {shape}", [_format(curve, m) for m in curve.measurements])
     messages.print(f"picture: {output / 'tune.png'}")
     messages.print(_verdict(curve, chosen, max_drop), markup=False)
     if is_written:
@@ -128,24 +139,6 @@ def _measurements(
         )
         for m in curve.measurements
     ]
-
-
-def _plot(
-    curve: FactorCurve, chosen: FactorMeasurement | None, max_drop: float, caption: str
-) -> Any:  # noqa: ANN401
-    measured = curve.measurements
-    return plot_quality_curve(
-        [m.reduction_factor for m in measured],
-        [m.metrics[curve.quality.name] for m in measured],
-        [m.speed_up for m in measured],
-        [m.flop_ratio for m in measured],
-        metric=curve.quality.name,
-        is_error=curve.quality.is_error,
-        intervals=[m.difference_interval for m in measured],
-        max_drop=max_drop,
-        chosen=None if chosen is None else chosen.reduction_factor,
-        caption=caption,
-    )
 
 
 def _verdict(curve: FactorCurve, chosen: FactorMeasurement | None, max_drop: float) -> str:

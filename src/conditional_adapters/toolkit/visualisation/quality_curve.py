@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ...errors import ConfigError
 
 if TYPE_CHECKING:
@@ -93,7 +95,7 @@ def _draw_quality(
     points = [100 * quality for quality in qualities]
     axes.plot(factors, points, "o-", color=_MEASURED, linewidth=1.5, label=metric)
     if intervals is not None:
-        lower, upper = zip(*(_ends(reference, interval) for interval in intervals[1:]), strict=True)
+        lower, upper = reference + 100 * np.array(intervals[1:]).T
         axes.vlines(
             factors[1:], lower, upper, color=_MEASURED, linewidth=5, alpha=0.25,
             label=f"95 % interval of the difference to r = {factors[0]:g}",
@@ -105,9 +107,3 @@ def _draw_quality(
             label=f"{abs(limit):g} points {side} r = {factors[0]:g}",
         )  # fmt: skip
     axes.set_ylabel(f"{metric} in %")
-
-
-def _ends(reference: float, interval: tuple[float, float]) -> tuple[float, float]:
-    """Ends of an interval of differences to the reference, in percent."""
-    lower, upper = interval
-    return reference + 100 * lower, reference + 100 * upper

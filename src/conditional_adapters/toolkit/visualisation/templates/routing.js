@@ -45,7 +45,7 @@
       article.bars.forEach((cell, i) => showBar(cell, row.probabilities[run][i]));
       article.layers.forEach((layer, i) => showLayer(layer, row.layers[run][i]));
       article.verdict.textContent = row.verdicts[run];
-      if (article.heard) article.heard.textContent = row.transcripts[run] || "(nothing heard)";
+      if (article.heard) article.heard.textContent = row.transcripts[run] || "(empty)";
     });
   }
 
