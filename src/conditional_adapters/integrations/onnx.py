@@ -113,6 +113,8 @@ def export_onnx(
 def quantize_onnx(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Path:
     """Quantize the linear maps of an ONNX file to 8 bits, with dynamic activation scales.
 
+    Weights use 7 of the 8 bits: processors without VNNI instructions add two products in 16 bits,
+    where those of full 8-bit weights saturate, and logits come out wrong by as much as their size.
     Weights have one scale per output, activations one per call, so the outputs of an example depend
     slightly on its batch. Embeddings, norms, attention scores and router scores stay in float32.
 
@@ -135,6 +137,7 @@ def quantize_onnx(source: str | os.PathLike[str], target: str | os.PathLike[str]
             op_types_to_quantize=["MatMul"],  # Gemm included, as MatMul and Add
             per_channel=True,
             weight_type=QuantType.QInt8,
+            reduce_range=True,
         )
     return target
 
