@@ -70,7 +70,6 @@ bench: setup  ## Measure operators and models; writes benchmarks/results/*.json 
 	$(BIN)/python -m benchmarks.lengths
 	$(BIN)/python -m benchmarks.ragged
 	$(BIN)/python -m benchmarks.peers
-	$(BIN)/python -m benchmarks.adapters_library
 	$(BIN)/python -m benchmarks.many_adapters
 	$(BIN)/coda bench --json > benchmarks/results/minilm.json
 	$(BIN)/python -m scripts.benchmark_page
