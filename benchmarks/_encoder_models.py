@@ -1,4 +1,4 @@
-"""The encoders that are timed, and what they read."""
+"""The encoders of the benchmarks and their inputs."""
 
 from collections.abc import Callable
 from functools import partial
@@ -38,11 +38,11 @@ def _vit(pixels: int) -> PreTrainedModel:
 
 def _whisper() -> PreTrainedModel:
     size = {"d_model": 512, "encoder_layers": 6, "encoder_attention_heads": 8}
-    # The encoder with a small head: alone it is no model of its own, and the decoder is not timed.
+    # The encoder with a small head; transformers has no Whisper encoder without a decoder or head.
     return WhisperForAudioClassification(WhisperConfig(**size, encoder_ffn_dim=2048))
 
 
-# Those that begin with "packaged" have real weights, the others random ones.
+# Names that begin with "packaged" have real weights, the others random weights.
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "packaged-minilm": partial(load_packaged_model, "minilm"),
     "packaged-dinov2": partial(load_packaged_model, "dinov2"),
@@ -55,7 +55,7 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
 
 
 def build(name: str, dtype: str) -> PreTrainedModel:
-    """Return a model with a dense adapter, in evaluation mode."""
+    """A model with a dense adapter, in evaluation mode."""
     torch.manual_seed(0)
     model = MODELS[name]().eval().to(TYPES[dtype])
     return ca.attach(
@@ -64,7 +64,7 @@ def build(name: str, dtype: str) -> PreTrainedModel:
 
 
 def make_inputs(model: PreTrainedModel, batch: int, tokens: int | None) -> dict[str, Tensor]:
-    """Return random token ids, pixels or spectrograms."""
+    """Random token ids, pixels or spectrograms."""
     if model.main_input_name == "input_ids":
         return {"input_ids": torch.randint(model.config.vocab_size, (batch, tokens or 512))}
     if model.main_input_name == "pixel_values":
@@ -75,7 +75,7 @@ def make_inputs(model: PreTrainedModel, batch: int, tokens: int | None) -> dict[
 
 
 def lengths_of(model: PreTrainedModel, wanted: list[int]) -> list[int | None]:
-    """Return those lengths that a model of texts can read; None for models of one length."""
+    """The lengths that a text model can read; None for models with a fixed length."""
     if model.main_input_name != "input_ids":
         return [None]
     longest = getattr(model.config, "max_position_embeddings", None) or max(wanted)
@@ -83,7 +83,7 @@ def lengths_of(model: PreTrainedModel, wanted: list[int]) -> list[int | None]:
 
 
 def prepare(model: PreTrainedModel, factor: float | None) -> None:
-    """Make the model dense (None), dense with adapters (1) or conditional."""
+    """Switch the model to dense (None), dense with adapters (1) or conditional."""
     ca.set_adapter(model, None if factor is None else "default")
     if factor is not None:
         ca.set_reduction_factor(model, factor)

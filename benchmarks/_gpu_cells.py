@@ -1,9 +1,10 @@
-"""Models on a GPU, part by part, so that a part which fails takes no other with it.
+"""Models on a GPU, part by part, so that a failing part does not lose the others.
 
-Each function yields the parts of one cell: a name, and what measures it when it is called. The
-model of a cell is made once, and given back with the last part.
+Each function yields the parts of one cell: a name, and a function that measures it. The model of a
+cell is built once and released after the last part.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,13 +15,13 @@ from transformers import PreTrainedModel
 
 from benchmarks._encoder_models import make_inputs, prepare
 from benchmarks._gpu_models import ENCODERS
-from benchmarks._gpu_report import describe_error
+from benchmarks._gpu_report import describe_error, short_path
 from benchmarks._products import OperatorObserver
-from benchmarks._report import Report
+from benchmarks._report import Report, milliseconds
 from benchmarks.encoders import DENSE, REFERENCE, training_step
 from conditional_adapters import ops
 from conditional_adapters.analysis.flops import count_flops
-from conditional_adapters.analysis.timing import Timing, compile_module, time_interleaved
+from conditional_adapters.analysis.timing import time_interleaved
 
 Run = Callable[[], object]
 Part = tuple[str, Callable[[], Report]]
@@ -29,7 +30,7 @@ TORCH, TRITON = "torch", "triton"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What all cells have in common."""
+    """Settings that all cells share."""
 
     device: str
     dtype: torch.dtype
@@ -37,12 +38,11 @@ class Settings:
     backends: tuple[ops.KernelBackend, ...]
     rounds: int
     warmup: int
-    is_compiled: bool = False
     is_tiny: bool = False
 
     @property
     def on_gpu(self) -> bool:
-        """Whether graphs, memory and synchronisation can be measured."""
+        """Whether CUDA graphs and memory can be measured."""
         return self.device == "cuda"
 
 
@@ -54,7 +54,7 @@ class Candidate:
     backend: ops.KernelBackend = TORCH
 
     def apply(self, model: PreTrainedModel) -> None:
-        """Make the model run this way from now on."""
+        """Switch the model to this candidate."""
         prepare(model, self.factor)
         ops.set_kernel_backend(self.backend)
 
@@ -64,13 +64,13 @@ def _label(factor: float) -> str:
 
 
 class Subject:
-    """A model on the device, what it reads, and the ways to run it.
+    """A model on the device, its inputs and its candidates.
 
     Args:
         name: A key of `ENCODERS`.
-        batch: Rows.
-        tokens: Of texts.
-        settings: What all cells have in common.
+        batch: Batch size.
+        tokens: Length of texts.
+        settings: Settings that all cells share.
     """
 
     def __init__(self, name: str, batch: int, tokens: int | None, settings: Settings) -> None:
@@ -85,19 +85,19 @@ class Subject:
             for factor in (1.0, *settings.factors)
             for backend in settings.backends
         }
-        # For what takes long: the dense adapter and r = 4.
+        # Training steps are slow: the dense adapter and r = 4 alone.
         self.few = {k: c for k, c in self.candidates.items() if c.factor in (1.0, 4.0)}
-        self.flops: dict[str, int] = {}  # by candidate, once they are counted
+        self.flops: dict[str, int] = {}  # by candidate, after `count_flops`
 
     def infer(self) -> object:
-        """Run the model once as it stands."""
+        """Run the model once with the current candidate."""
         with torch.inference_mode():
             return self.model(**self.inputs)
 
     def usable(
         self, make: Callable[[str], Run], candidates: Mapping[str, Candidate] | None = None
     ) -> tuple[dict[str, Run], dict[str, str]]:
-        """Make what runs each candidate, by name; return that, and why others cannot be run."""
+        """Runs of the candidates, and errors of those that failed, by name."""
         runs: dict[str, Run] = {}
         errors: dict[str, str] = {}
         for name, candidate in (candidates or self.candidates).items():
@@ -109,7 +109,7 @@ class Subject:
         return runs, errors
 
     def count_flops(self) -> None:
-        """Count the operations of each candidate, which the kernels do not change."""
+        """Count the operations of each candidate; they do not depend on the backend."""
         counts: dict[float | None, int] = {}
         for name, candidate in self.candidates.items():
             if candidate.factor not in counts:
@@ -120,12 +120,12 @@ class Subject:
     def rows(
         self, runs: Mapping[str, Run], errors: Mapping[str, str], *, applies: bool = True
     ) -> dict[str, Any]:
-        """Time candidates in turns and set them beside the faster dense adapter and operations.
+        """Latency of candidates in turns, with speed-ups over the faster dense adapter.
 
         Args:
-            runs: What `usable` returns.
-            errors: Likewise.
-            applies: Whether the model has to be prepared for each.
+            runs: Runs by candidate, from `usable`.
+            errors: Errors by candidate, from `usable`.
+            applies: Whether to switch the model before each run.
 
         Returns:
             A row for each candidate.
@@ -140,7 +140,7 @@ class Subject:
         dense = [name for name in times if self.candidates[name].factor == 1]
         reference = min(dense, key=lambda name: times[name].median, default=None)
         for name, timing in times.items():
-            report[name] = {"milliseconds": milliseconds(timing)}
+            report[name] = {"milliseconds": milliseconds(timing, digits=4)}
             if reference is not None:
                 speed_up = timing.speed_up(times[reference])
                 report[name]["times_faster"] = round(speed_up, 3)
@@ -152,14 +152,12 @@ class Subject:
 
 
 def forward_parts(name: str, batch: int, tokens: int | None, settings: Settings) -> Iterator[Part]:
-    """Yield a forward pass: eager, as a CUDA graph, and compiled if that is asked for."""
+    """Yield the parts of a forward pass: eager and as a CUDA graph."""
     subject = Subject(name, batch, tokens, settings)
     yield "about", partial(_about, subject)
     yield "eager", partial(_eager, subject)
     if settings.on_gpu:
         yield "CUDA graph", partial(_graphs, subject)
-    if settings.is_compiled:
-        yield "compiled", partial(_compiled, subject)
 
 
 def _about(subject: Subject) -> Report:
@@ -177,14 +175,14 @@ def _about(subject: Subject) -> Report:
 
 
 class _AttentionOperators(OperatorObserver):
-    """Notes which fused attention runs."""
+    """Collects the names of fused attention operators."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: set[str] = set()
 
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ANN401
-        """Keep the name of an attention."""
+        """Keep the name of an attention operator."""
         if "scaled_dot_product" in str(func):
             self.names.add(str(func).removeprefix("aten.").removesuffix(".default"))
 
@@ -206,32 +204,18 @@ def _graphs(subject: Subject) -> Report:
     return subject.rows(*made, applies=False)
 
 
-def _compiled(subject: Subject) -> Report:
-    def make(name: str) -> Run:
-        encoder = compile_module(subject.model)
-
-        def infer() -> object:
-            with torch.inference_mode():
-                return encoder(**subject.inputs)
-
-        infer()
-        return infer
-
-    return subject.rows(*subject.usable(make, subject.few))
-
-
 def capture(run: Run, pool: Any = None) -> torch.cuda.CUDAGraph:  # noqa: ANN401
-    """Record what a function asks of the GPU, after it has run a few times.
+    """Capture a function as a CUDA graph, after a few warm-up calls.
 
     Args:
-        run: Reads and writes the same memory in every call.
-        pool: Shares the memory of graphs that do not run at the same time.
+        run: Function that reads and writes the same memory in every call.
+        pool: Memory pool of graphs that do not run at the same time.
 
     Returns:
-        What repeats it.
+        The graph.
     """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.stream(torch.cuda.Stream()):  # leaves the stream again, whatever happens
+    with torch.cuda.stream(torch.cuda.Stream()):  # restores the stream in any case
         for _ in range(3):
             run()
         torch.cuda.synchronize()
@@ -241,14 +225,27 @@ def capture(run: Run, pool: Any = None) -> torch.cuda.CUDAGraph:  # noqa: ANN401
     return graph
 
 
-def milliseconds(timing: Timing, calls: int = 1) -> Report:
-    """Return median and quartiles of one of so many calls."""
-    lower, median, upper = (round(1e3 * second / calls, 4) for second in timing.quartiles)
-    return {"median": median, "q1": lower, "q3": upper}
+def synchronisations(run: Run) -> list[str]:
+    """Lines of code at which a call waits for the device, after a first call."""
+    run()
+    torch.cuda.synchronize()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            run()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return [
+        f"{short_path(warning.filename)}:{warning.lineno}"
+        for warning in caught
+        # torch also warns that this mode is a prototype, at its first use.
+        if "called a synchronizing" in str(warning.message)
+    ]
 
 
 def _peak_memory(run: Run, settings: Settings) -> Report:
-    """Return how much memory a second call takes for itself, and with all that was there."""
+    """Peak memory of a second call, alone and with the memory in use before."""
     run()
     if not settings.on_gpu:
         return {}
@@ -269,7 +266,7 @@ def _joined(report: dict[str, Any], more: Mapping[str, Report]) -> Report:
 
 
 def step_parts(name: str, batch: int, tokens: int | None, settings: Settings) -> Iterator[Part]:
-    """Yield a training step of the new parameters."""
+    """Yield the parts of a training step of the new parameters."""
     yield "step", partial(_step, name, batch, tokens, settings)
 
 

@@ -1,4 +1,4 @@
-"""The encoders that are timed on a GPU: large ones with random weights, made on the device."""
+"""Large encoders with random weights for the GPU benchmark, built on the device."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +22,7 @@ from benchmarks._encoder_models import ADAPTER_DIM
 
 @dataclass(frozen=True)
 class Encoder:
-    """A model to be made: its class, its configuration and arguments of its constructor."""
+    """How to build a model: class, configuration and constructor arguments."""
 
     model: type[PreTrainedModel]
     config: type[Any]
@@ -30,7 +30,7 @@ class Encoder:
     arguments: dict[str, Any]
 
     def build(self, device: str, dtype: torch.dtype) -> PreTrainedModel:
-        """Return the model with a dense adapter, in evaluation mode."""
+        """Build the model with a dense adapter, in evaluation mode."""
         torch.manual_seed(0)
         before = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
@@ -44,7 +44,7 @@ class Encoder:
         )
 
     def shrunk(self) -> "Encoder":
-        """Return the same architecture at a size that runs anywhere in no time."""
+        """The same architecture in a tiny size."""
         return replace(self, sizes=self.sizes | _TINY[self.config])
 
 
@@ -69,7 +69,7 @@ _WHISPER_LARGE = {
     "encoder_attention_heads": 20,
     "encoder_ffn_dim": 5120,
     "num_mel_bins": 128,
-    "decoder_layers": 1,  # not timed; the classifier has none
+    "decoder_layers": 1,  # not part of the classifier
 }
 
 ENCODERS = {

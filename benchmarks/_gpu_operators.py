@@ -1,25 +1,25 @@
-"""The operators of routing alone on a GPU, in torch and in Triton."""
+"""Latency of the routing operators on a GPU, in torch and in Triton."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
+from conditional_adapters.modules.light_branch import light_branch
 from torch import Tensor, nn
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from benchmarks._encoder_models import ADAPTER_DIM
-from benchmarks._gpu_cells import TORCH, Part, Run, Settings, capture, milliseconds
+from benchmarks._gpu_cells import TORCH, Part, Run, Settings, capture
 from benchmarks._gpu_report import describe_error
-from benchmarks._report import Report
+from benchmarks._report import Report, milliseconds
 from conditional_adapters import ops
 from conditional_adapters.analysis.timing import time_interleaved
 from conditional_adapters.modules.adapter import ParallelAdapter
-from conditional_adapters.modules.light_branch import light_branch
 
-CALLS = 20  # of an operator alone, in one measurement
+CALLS = 20  # of an operator in one measurement
 OPERATOR_SHAPES, HIDDEN, HEADS = ((32, 512), (8, 4096)), 2048, 32
-# Rows, tokens, hidden size and the norm that the light branch reads.
+# Batch, tokens, hidden size and norm of the light branch.
 LIGHT_BRANCHES: dict[str, tuple[int, int, int, type[nn.Module]]] = {
     "T5-XL": (32, 512, 2048, T5LayerNorm),
     "Whisper-large-v3": (32, 1500, 1280, nn.LayerNorm),
@@ -29,7 +29,7 @@ LIGHT_BRANCHES: dict[str, tuple[int, int, int, type[nn.Module]]] = {
 
 
 def operator_parts(settings: Settings) -> Iterator[Part]:
-    """Yield the operators of routing, alone."""
+    """Yield the routing operators."""
     shapes, hidden = (((2, 16),), 8) if settings.is_tiny else (OPERATOR_SHAPES, HIDDEN)
     for batch, seq in shapes:
         yield f"{batch} x {seq}, k = n / 4", partial(_operators, batch, seq, hidden, settings)
@@ -63,7 +63,7 @@ def _light_branch(
 
 
 def _time_calls(calls: Mapping[str, Run], settings: Settings) -> Report:
-    """Time each operator with each backend: calls in a row, and the same calls as a graph."""
+    """Latency of each operator with each backend, eager and as a CUDA graph."""
     report: Report = {}
     for name, operator in calls.items():
         runs: dict[str, Run] = {}
@@ -84,7 +84,8 @@ def _time_calls(calls: Mapping[str, Run], settings: Settings) -> Report:
                 errors[backend] = describe_error(error)
         times = time_interleaved(runs, rounds=settings.rounds, warmup=settings.warmup)
         report[name] = {key: {"error": error} for key, error in errors.items()} | {
-            key: {"milliseconds": milliseconds(timing, CALLS)} for key, timing in times.items()
+            key: {"milliseconds": milliseconds(timing, calls=CALLS, digits=4)}
+            for key, timing in times.items()
         }
     return report
 

@@ -1,4 +1,4 @@
-"""What stands beside figures from a GPU: the device, and what went wrong."""
+"""Provenance of GPU results: the device, and descriptions of errors."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from benchmarks._report import ROOT, Report
 
 
 def describe_device(device: str) -> Report:
-    """Name the GPU, and what computes on it."""
+    """Name, memory and software versions of the GPU."""
     about: Report = {"device": device}
     if device != "cuda":
         return about
@@ -31,13 +31,13 @@ def describe_device(device: str) -> Report:
 
 
 def describe_error(error: Exception) -> str:
-    """Return what went wrong, in a few lines, and where."""
+    """Type, message and place of an error, shortened."""
     where = traceback.extract_tb(error.__traceback__)[-1]
     text = f"{type(error).__name__}: {error}"
     return f"{text[:600]} ({short_path(where.filename)}:{where.lineno})"
 
 
 def short_path(path: str) -> str:
-    """Return the path of a file in its package or in this repository."""
+    """Path of a file relative to its package or to this repository."""
     folders = [f"{folder}{os.sep}" for folder in (ROOT, *sys.path)]
     return path.removeprefix(max((f for f in folders if path.startswith(f)), key=len, default=""))

@@ -1,4 +1,4 @@
-"""The cells of the grid of encoders, and about how long each takes."""
+"""The cells of the grid of encoders, with an estimate of their time."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -11,20 +11,20 @@ from benchmarks._encoder_models import TYPES, build, lengths_of, make_inputs, pr
 from conditional_adapters.analysis.flops import count_flops
 
 BATCHES, LENGTHS, FACTORS = [1, 8, 32], [128, 512, 2048], [2, 3, 4, 5, 8]
-_FEWEST, _MOST, _SECONDS = 3, 41, 30  # rounds of a cell, and about how long they may take
+_FEWEST, _MOST, _SECONDS = 3, 41, 30  # rounds of a cell, and their time
 
 
 class Cell(NamedTuple):
-    """One model at one size and type, all candidates."""
+    """One model, batch, length and type."""
 
     model: str
     dtype: str
     batch: int
-    tokens: int | None  # None: the model has one length
-    rounds: int  # measured ones; one more warms up
+    tokens: int | None  # None: fixed by the model
+    rounds: int  # measured; one more warms up
 
     def key(self, kind: str) -> str:
-        """Return the name of the cell in the file of results."""
+        """Name of the cell in the result file."""
         return f"{self.model}, {self.dtype}, {self.batch} x {self.tokens or 'native'}, {kind}"
 
 
@@ -37,26 +37,25 @@ def estimate(
     factors: Sequence[float],
     rounds: int | None,
 ) -> Iterator[tuple[Cell, float]]:
-    """Yield all cells with about how many seconds their forward passes take.
+    """Yield all cells with an estimate of the seconds of their forward passes.
 
-    The dense operations of a row are counted on its shape alone and divided by the speed of one
-    large matrix product here. Expect up to twice as much where attention is not fused (T5) and for
-    single short rows, and the time to build the models.
+    The estimate divides the dense operations by the speed of one large matrix product on this
+    machine. Cells take up to twice as long where attention is not fused (T5) and for single short
+    texts, and building the models takes time as well.
 
     Args:
         models: Names of models.
         dtypes: Names of types.
-        batches: Rows.
-        lengths: Tokens of texts; those that a model cannot read are left out.
-        factors: r, besides dense with and without adapters.
-        rounds: Measured rounds of each cell; None: as many as fit half a minute, 3 to 41. The
-            shorter a pass, the more its time varies.
+        batches: Batch sizes.
+        lengths: Lengths of texts; lengths that a model cannot read are skipped.
+        factors: Reduction factors, besides dense with and without adapters.
+        rounds: Measured rounds of each cell; None: as many as fit 30 seconds, 3 to 41.
 
     Yields:
         Cells and seconds, by model.
     """
     speeds = {dtype: _operations_per_second(TYPES[dtype]) for dtype in dtypes}
-    # Dense with and without adapters, and each r; all of them once more as floors.
+    # Dense with and without adapters and each r, and the lower bound of each.
     passes = 2 * (2 + sum(1 / factor for factor in factors))
     for name in models:
         model = build(name, "float32")

@@ -1,4 +1,4 @@
-"""The least time a model can take: its matrix products and attention alone."""
+"""Lower bound of the latency of a model: its matrix products and attention alone."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,8 +15,8 @@ PRODUCTS = {
     aten.bmm.default,
     aten.baddbmm.default,
     aten.convolution.default,
-    torch.ops.mkldnn._linear_pointwise.default,  # of prepacked weights
-    torch.ops.mkldnn._linear_pointwise.binary,  # and added to a residual
+    torch.ops.mkldnn._linear_pointwise.default,  # prepacked weights
+    torch.ops.mkldnn._linear_pointwise.binary,  # and a residual
     aten._scaled_dot_product_flash_attention_for_cpu.default,
     aten._scaled_dot_product_flash_attention.default,
     aten._scaled_dot_product_efficient_attention.default,
@@ -25,10 +25,10 @@ PRODUCTS = {
 
 
 class OperatorObserver(TorchDispatchMode):
-    """Sees each operator with its arguments before it runs."""
+    """Calls `observe` with each operator and its arguments before it runs."""
 
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ANN401
-        """Take note of a call."""
+        """Receive an operator call."""
         raise NotImplementedError
 
     def __torch_dispatch__(
@@ -43,7 +43,7 @@ class OperatorObserver(TorchDispatchMode):
 
 
 class _Recorder(OperatorObserver):
-    """Note each product with its arguments; activations are replaced by others of their form."""
+    """Records products; activations of one shape are replaced by one tensor."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -52,12 +52,12 @@ class _Recorder(OperatorObserver):
         self._activations: dict[tuple[object, ...], Tensor] = {}
 
     def observe(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ANN401
-        """Keep a product."""
+        """Record a product."""
         if func in PRODUCTS:
             self.calls.append((func, *tree_map(self._stand_in, (args, kwargs))))
 
     def _stand_in(self, value: object) -> object:
-        if not isinstance(value, Tensor) or value.layout != torch.strided:  # a prepacked weight
+        if not isinstance(value, Tensor) or value.layout != torch.strided:  # prepacked weight
             return value
         if value.untyped_storage().data_ptr() in self._weights:
             return value
@@ -71,18 +71,18 @@ class _Recorder(OperatorObserver):
 def products_alone(model: nn.Module, inputs: Mapping[str, Tensor]) -> Callable[[], None]:
     """Record the products of a forward pass, to repeat them alone.
 
-    Weights are the model's own, so that they come from memory as they do in the model. Activations
-    of one shape share one tensor.
+    The weights are those of the model, so they are read from memory as in the model. Activations of
+    one shape share one tensor.
 
     Args:
-        model: A model in evaluation mode.
-        inputs: What it reads.
+        model: Model in evaluation mode.
+        inputs: Its inputs.
 
     Returns:
-        What runs all its matrix products, convolutions and attention, one after the other.
+        Function that runs all matrix products, convolutions and attention in sequence.
     """
     with torch.no_grad(), _Recorder(model) as recorder:
-        model(**inputs)  # not in inference mode, where a linear map would not be parted
+        model(**inputs)  # inference mode would not decompose linear maps
 
     def replay() -> None:
         with torch.no_grad():

@@ -1,5 +1,6 @@
-"""What stands beside the numbers of benchmarks and experiments, to judge and repeat them."""
+"""Command line, provenance and result files that benchmarks and experiments share."""
 
+import argparse
 import json
 import os
 import platform
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from conditional_adapters.analysis.timing import Timing
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -18,16 +21,16 @@ Report = dict[str, object]
 
 
 def describe_run(module: str, package: str, *, with_processor: bool = False) -> Report:
-    """Collect what a reader needs to know of any run.
+    """Provenance of a run: command, commit, versions, machine and threads.
 
     Args:
-        module: What runs, as `python -m` takes it.
-        package: A library besides torch whose version matters.
-        with_processor: Whether to name the processor, too.
+        module: Module of the benchmark, as `python -m` takes it.
+        package: Library whose version is recorded besides torch.
+        with_processor: Also record the processor.
 
     Returns:
-        The command, the code, the versions and the machine. `commit` is None outside of a clone.
-        Of an absolute path the command has what is below the clone, or else the last part.
+        The provenance. `commit` is None outside a clone. Absolute paths in the command are
+        shortened: relative to the clone, or else to their last part.
     """
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--", "src", "benchmarks/**.py", "experiments/*.py")
@@ -50,20 +53,77 @@ def describe_run(module: str, package: str, *, with_processor: bool = False) -> 
     }
 
 
-def write_report(output: Path, run: Report, results: Report) -> None:
-    """Write a run and its results as JSON.
+def describe_allocator() -> Report:
+    """C library, preloaded libraries and allocator settings of this process."""
+    huge_pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return {
+        "library": " ".join(platform.libc_ver()).strip() or "unknown",
+        "preloaded": [Path(path).name for path in os.environ.get("LD_PRELOAD", "").split()],
+        "tunables": os.environ.get("GLIBC_TUNABLES", ""),
+        "keeps_freed_pages": True,  # every timing does (`analysis.timing`)
+        "transparent_huge_pages": huge_pages.read_text().strip() if huge_pages.exists() else "",
+    }
+
+
+def make_parser(
+    description: str, *, rounds: int, output: str, threads: int = 1
+) -> argparse.ArgumentParser:
+    """Command line with the options that all benchmarks have.
 
     Args:
-        output: A file; folders are made.
-        run: What `describe_run` returned, and the settings of the benchmark.
-        results: The numbers.
+        description: Docstring of the benchmark; `--help` shows its first line.
+        rounds: Default number of measured rounds.
+        output: Name of the default result file.
+        threads: Default number of CPU threads.
+
+    Returns:
+        A parser for further options.
+    """
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=rounds, help="measured rounds, at least 3")
+    parser.add_argument("--threads", type=int, default=threads, help="CPU threads of torch")
+    parser.add_argument("--output", type=Path, default=RESULTS / output, help="result file")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line, set the number of threads and seed torch."""
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    return arguments
+
+
+def milliseconds(timing: Timing, *, calls: int = 1, digits: int = 2) -> Report:
+    """Median and quartiles of one call in milliseconds.
+
+    Args:
+        timing: The measured times.
+        calls: Number of calls in each measurement.
+        digits: Digits after the decimal point.
+
+    Returns:
+        `median`, `q1` and `q3`.
+    """
+    lower, median, upper = (round(1e3 * value / calls, digits) for value in timing.quartiles)
+    return {"median": median, "q1": lower, "q3": upper}
+
+
+def write_report(output: Path, run: Report, results: Report) -> None:
+    """Write a run and its results as JSON, and print the results.
+
+    Args:
+        output: Result file; missing folders are made.
+        run: Provenance (`describe_run`) and settings of the benchmark.
+        results: The measured numbers.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(run | {"results": results}, indent=2) + "\n")
+    print(json.dumps(results, indent=2))
 
 
 def _portable(argument: str) -> str:
-    """Return an argument without the folders of this machine."""
+    """An argument without the folders of this machine."""
     path = Path(argument)
     if not path.is_absolute():
         return argument

@@ -1,20 +1,16 @@
-"""Time conditional Conformer layers, whose convolution runs on all tokens, and the convolution.
+"""Latency of conditional Conformer layers, whose convolution runs on all tokens.
 
 An encoder of half w2v-bert's width with random weights runs dense and conditional; its convolution
 modules also run alone. All take turns in every round, and ratios are taken within a round. Torch
-counts the floating-point operations. See docs/decisions/0004 for what the result means.
+counts the floating-point operations. docs/decisions/0004 discusses the result.
 """
-
-import argparse
-import json
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
 
 import conditional_adapters as ca
-from benchmarks._report import RESULTS, describe_run, write_report
+from benchmarks._report import describe_run, make_parser, milliseconds, parse, write_report
 from conditional_adapters.analysis.flops import count_flops
 from conditional_adapters.analysis.timing import Timing, time_interleaved
 
@@ -31,7 +27,7 @@ FACTORS = {f"conditional, r = {r}": r for r in (2, 4, 8)}
 
 
 class Convolutions(nn.Module):
-    """The convolution modules of all layers, one after the other."""
+    """The convolution modules of all layers in sequence."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -45,7 +41,7 @@ class Convolutions(nn.Module):
 
 
 def measure(num_rounds: int, num_frames: int) -> dict[str, dict[str, object]]:
-    """Return times and operations of the dense and conditional encoders and the convolutions."""
+    """Latency and operations of the dense and conditional encoders and the convolutions."""
     model = Wav2Vec2BertModel(Wav2Vec2BertConfig(**CONFIG)).eval()
     ca.attach(model, ca.ConditionalAdapterConfig(adapter_dim=ADAPTER_DIM))
     encoder, states = model.encoder, torch.randn(BATCH, num_frames, CONFIG["hidden_size"])
@@ -71,9 +67,8 @@ def measure(num_rounds: int, num_frames: int) -> dict[str, dict[str, object]]:
 
 
 def _summarise(name: str, times: dict[str, Timing], flops: dict[str, int]) -> dict[str, object]:
-    lower, median, upper = (round(1e3 * seconds, 2) for seconds in times[name].quartiles)
     return {
-        "milliseconds": {"median": median, "q1": lower, "q3": upper},
+        "milliseconds": milliseconds(times[name]),
         "times_faster_than_dense": round(times[name].speed_up(times["dense"]), 3),
         # The inverse of how many times faster they are.
         "share_of_convolutions": round(1 / times["convolutions"].speed_up(times[name]), 3),
@@ -85,14 +80,9 @@ def _summarise(name: str, times: dict[str, Timing], flops: dict[str, int]) -> di
 
 def main() -> None:
     """Measure, print and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15, help="measured rounds, at least 3")
+    parser = make_parser(__doc__, rounds=15, output="conformer.json")
     parser.add_argument("--frames", type=int, default=FRAMES, help="frames per sequence")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
-    parser.add_argument("--output", type=Path, default=RESULTS / "conformer.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
+    arguments = parse(parser)
     run = describe_run("benchmarks.conformer", "transformers") | {
         "dtype": "float32",
         "config": CONFIG,
@@ -101,9 +91,7 @@ def main() -> None:
         "adapter_dim": ADAPTER_DIM,
         "rounds": arguments.rounds,
     }
-    results = measure(arguments.rounds, arguments.frames)
-    write_report(arguments.output, run, results)
-    print(json.dumps(results, indent=2))
+    write_report(arguments.output, run, measure(arguments.rounds, arguments.frames))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
-"""Time encoders of several sizes, lengths and batches: dense, with adapters, and conditional.
+"""Latency of encoders of several sizes, lengths and batches: dense, with adapters, conditional.
 
 For each model, shape and type all candidates take turns in every round, and ratios are taken within
-a round. Beside each time stand the ratio of floating-point operations and the floor: the same
-matrix products and attention alone, with nothing between them. `--packed` prepacks the weights
-(`prepack_weights`) of all candidates and floors, `--compile` times all through `torch.compile`, and
-`--cpp-wrapper` lets C++ call the kernels of the graphs, where Python would.
-`--step` times a training step of the new parameters instead and measures its peak memory, each
-candidate in a process of its own.
+a round. The report has the FLOP ratio and the lower bound of each candidate: the same matrix
+products and attention alone, with nothing between them. `--packed` prepacks the weights of all
+candidates (`prepack_weights`), `--compile` measures them through `torch.compile`. `--step` measures a
+training step of the new parameters and its peak memory instead, each candidate in its own process.
 
-What is in the results file already is kept; a new measurement replaces that of the same cell.
-`--grid` measures all models, lengths, batches and types, cell by cell and the cheapest first, and
-leaves out what the file has already, so it can be stopped and started again. It says beforehand
-about how long that takes, and does not begin with cells that take longer than `--cell-minutes`.
+Results of other cells in the file are kept; a new measurement replaces the old one of its cell.
+`--grid` measures all models, lengths, batches and types, the cheapest cell first, and skips cells
+that the file has, so it can be stopped and started again. It prints an estimate of the time first
+and skips cells that take longer than `--cell-minutes`.
 """
 
 import argparse
@@ -29,13 +27,18 @@ from transformers import PreTrainedModel
 
 import conditional_adapters as ca
 from benchmarks import _grid
-from benchmarks._allocator import ALLOCATORS, describe_allocator, use_allocator
 from benchmarks._encoder_models import MODELS, TYPES, build, make_inputs, prepare
 from benchmarks._grid import Cell
 from benchmarks._products import products_alone
-from benchmarks._report import RESULTS, Report, describe_run
+from benchmarks._report import (
+    RESULTS,
+    Report,
+    describe_allocator,
+    describe_run,
+    milliseconds,
+)
 from conditional_adapters.analysis import estimate_flops
-from conditional_adapters.analysis.timing import Timing, compile_module, time_interleaved
+from conditional_adapters.analysis.timing import compile_module, time_interleaved
 from conditional_adapters.checkpoint.atomic import replace_text
 
 DENSE, REFERENCE = "dense", "dense + adapter"
@@ -52,25 +55,24 @@ def measure_forward(
     rounds: int,
     *,
     compiled: bool = False,
-    cpp_wrapper: bool = False,
 ) -> Report:
-    """Return times, operations and floors of a forward pass, by candidate."""
+    """Latency, operations and lower bound of a forward pass, by candidate."""
     names = _candidates(factors)
     if compiled:
-        torch._dynamo.reset()  # of another shape, whose graphs would be in the way
+        torch._dynamo.reset()  # drops the graphs of other shapes
 
     def run(encoder: Callable[..., object]) -> None:
         with torch.inference_mode():
             encoder(**inputs)
 
     def callable_model() -> Callable[..., object]:
-        return compile_module(model, cpp_wrapper=cpp_wrapper) if compiled else model
+        return compile_module(model) if compiled else model
 
     runs: dict[str, Callable[[], None]] = {name: partial(run, callable_model()) for name in names}
     flops = {}
     for name, factor in names.items():
         prepare(model, factor)
-        runs[f"floor of {name}"] = products_alone(model, inputs)
+        runs[f"lower bound of {name}"] = products_alone(model, inputs)
         prepare(model, factor or 1.0)
         count = estimate_flops(model, inputs=inputs)
         flops[name] = count.dense if factor is None else count.total
@@ -84,22 +86,17 @@ def measure_forward(
     for name in names:
         ratio, speed_up = flops[REFERENCE] / flops[name], times[name].speed_up(times[REFERENCE])
         report[name] = {
-            **_milliseconds(times[name]),
+            "milliseconds": milliseconds(times[name]),
             "times_faster": round(speed_up, 3),
             "flop_ratio": round(ratio, 3),
             "share_of_flop_ratio": round(speed_up / ratio, 3),
-            "time_over_floor": round(times[f"floor of {name}"].speed_up(times[name]), 3),
+            "time_over_floor": round(times[f"lower bound of {name}"].speed_up(times[name]), 3),
         }
     return report
 
 
-def _milliseconds(timing: Timing) -> Report:
-    lower, median, upper = (round(1e3 * seconds, 2) for seconds in timing.quartiles)
-    return {"milliseconds": {"median": median, "q1": lower, "q3": upper}}
-
-
 def training_step(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Callable[[], None]:
-    """Return one step of AdamW on the new parameters, for a loss that reaches all of them."""
+    """One AdamW step on the new parameters, for a loss that depends on all of them."""
     parameters = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4)
 
@@ -112,7 +109,7 @@ def training_step(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Callable
 
 
 def measure_step(cell: Cell, factors: list[float]) -> Report:
-    """Return times and peak memory of a training step, by candidate."""
+    """Latency and peak memory of a training step, by candidate."""
     model = build(cell.model, cell.dtype).train()
     inputs = make_inputs(model, cell.batch, cell.tokens)
     names = {key: value for key, value in _candidates(factors).items() if value is not None}
@@ -130,7 +127,7 @@ def measure_step(cell: Cell, factors: list[float]) -> Report:
     memory = {key: _in_new_process(cell, names[key]) for key in names}
     return {
         key: {
-            **_milliseconds(times[key]),
+            "milliseconds": milliseconds(times[key]),
             "times_faster": round(times[key].speed_up(times[REFERENCE]), 3),
             "flop_ratio_of_forward": round(flops[REFERENCE] / flops[key], 3),
             "peak_megabytes": round(memory[key] / 1e6),
@@ -146,7 +143,7 @@ def _in_new_process(cell: Cell, factor: float) -> int:
 
 
 def _peak_memory(cell: Cell, factor: float) -> int:
-    """Return the bytes by which two training steps raise this process's memory."""
+    """Bytes that two training steps add to this process."""
     model = build(cell.model, cell.dtype).train()
     inputs = make_inputs(model, cell.batch, cell.tokens)
     prepare(model, factor)
@@ -168,30 +165,26 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--grid", action="store_true", help="all that is not named otherwise")
+    parser.add_argument("--grid", action="store_true", help="all models, sizes and types")
     parser.add_argument("--models", nargs="+", choices=MODELS, help="packaged-minilm")
     parser.add_argument("--dtypes", nargs="+", choices=TYPES, help="float32")
     parser.add_argument("--batches", nargs="+", type=int, help="8")
-    parser.add_argument("--tokens", nargs="+", type=int, help="of texts; 512")
+    parser.add_argument("--tokens", nargs="+", type=int, help="length of texts; 512")
     parser.add_argument("--factors", nargs="+", type=float, default=_grid.FACTORS)
-    parser.add_argument("--rounds", type=int, help="3 or more; what fits half a minute, to 41")
+    parser.add_argument("--rounds", type=int, help="3 or more; default: 30 seconds, 3 to 41")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--allocator", choices=ALLOCATORS, default="default")
     parser.add_argument("--step", action="store_true", help="a training step and its memory")
     parser.add_argument(
         "--compile", dest="compiled", action="store_true", help="forward passes, compiled"
     )
-    parser.add_argument("--cpp-wrapper", action="store_true", help="with --compile; minutes more")
-    parser.add_argument("--packed", action="store_true", help="forward passes, weights prepacked")
-    parser.add_argument("--cell-minutes", type=float, default=15, help="of a grid; the longest")
-    parser.add_argument("--again", action="store_true", help="in a grid: measured cells, too")
-    parser.add_argument("--estimate", action="store_true", help="say how long it takes, and end")
+    parser.add_argument("--packed", action="store_true", help="forward passes, prepacked weights")
+    parser.add_argument("--cell-minutes", type=float, default=15, help="longest cell of a grid")
+    parser.add_argument("--again", action="store_true", help="in a grid: measure known cells again")
+    parser.add_argument("--estimate", action="store_true", help="print an estimate and exit")
     parser.add_argument("--output", type=Path, default=RESULTS / "encoders.json")
     arguments = parser.parse_args()
     if arguments.step and (arguments.compiled or arguments.packed):
-        parser.error("--step goes with neither --compile nor --packed.")
-    if arguments.cpp_wrapper and not arguments.compiled:
-        parser.error("--cpp-wrapper goes with --compile.")
+        parser.error("--step cannot be combined with --compile or --packed.")
     is_grid = arguments.grid
     arguments.models = arguments.models or (list(MODELS) if is_grid else ["packaged-minilm"])
     arguments.dtypes = arguments.dtypes or (list(TYPES) if is_grid else ["float32"])
@@ -199,15 +192,11 @@ def _parse() -> argparse.Namespace:
     arguments.tokens = arguments.tokens or (_grid.LENGTHS if is_grid else [512])
     how = [name for name in ("packed", "compiled") if getattr(arguments, name)]
     arguments.kind = "step" if arguments.step else " ".join([*how, "forward"])
-    if arguments.cpp_wrapper:
-        arguments.kind += ", C++ wrapper"
-    if arguments.allocator != "default":
-        arguments.kind += f", {arguments.allocator}"
     return arguments
 
 
 def _choose(arguments: argparse.Namespace, results: dict[str, Any]) -> list[Cell]:
-    """Return the cells to measure, and print about how long that takes."""
+    """Cells to measure; prints an estimate of the time."""
     sizes = (arguments.models, arguments.dtypes, arguments.batches, arguments.tokens)
     print("estimating ...", flush=True)
     cells = list(_grid.estimate(*sizes, factors=arguments.factors, rounds=arguments.rounds))
@@ -218,7 +207,7 @@ def _choose(arguments: argparse.Namespace, results: dict[str, Any]) -> list[Cell
         long = [cell for cell, time in cells if time > 60 * arguments.cell_minutes]
         cells = sorted((c for c in cells if c[0] not in long), key=lambda cell: cell[1])
         for cell in long:
-            print(f"left out, longer than {arguments.cell_minutes:g} min: {cell.key('')[:-2]}")
+            print(f"skipped, longer than {arguments.cell_minutes:g} min: {cell.key('')[:-2]}")
     for cell, time in cells:
         print(f"about {time / 60:5.1f} min, {cell.rounds} rounds: {cell.key(arguments.kind)}")
     total = sum(time for _, time in cells) / 60
@@ -227,7 +216,7 @@ def _choose(arguments: argparse.Namespace, results: dict[str, Any]) -> list[Cell
 
 
 def _measure(cell: Cell, arguments: argparse.Namespace) -> Report:
-    """Measure one cell, and say how."""
+    """Measure one cell; returns provenance, settings and results."""
     run = describe_run("benchmarks.encoders", "transformers")
     model = build(cell.model, cell.dtype)
     settings = {
@@ -247,15 +236,13 @@ def _measure(cell: Cell, arguments: argparse.Namespace) -> Report:
             arguments.factors,
             cell.rounds,
             compiled=arguments.compiled,
-            cpp_wrapper=arguments.cpp_wrapper,
         )
     return run | settings | {"results": found}
 
 
 def main() -> None:
-    """Measure, print and write what was asked for."""
+    """Measure, print and write the chosen cells."""
     arguments = _parse()
-    use_allocator(arguments.allocator, "benchmarks.encoders")
     torch.set_num_threads(arguments.threads)
     results: dict[str, Any] = {}
     if arguments.output.exists():

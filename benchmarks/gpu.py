@@ -1,13 +1,12 @@
-"""Time large encoders on a GPU in bfloat16, and count how often they wait for it.
+"""Latency of large encoders on a GPU in bfloat16.
 
 For each model all candidates take turns: dense, with a dense adapter, and conditional with the
-operators in torch and in Triton; first eager, then each as a CUDA graph, which takes away what
-launching costs, and with `--compile` some through `torch.compile`. Speed-ups are those over the
-dense adapter of the same mode. Then come the operators alone, training steps of the new parameters,
-and with `--profile` the kernels that forward passes spend their time in.
+operators in torch and in Triton; first eager, then as CUDA graphs, which have no launch overhead.
+Speed-ups are over the dense adapter in the same mode. The operators alone and training steps of the
+new parameters follow.
 
-The file is written after each part, so that little is lost when the time is over. A part that fails
-leaves its error in its place. `--device cpu --tiny` tries everything without a GPU.
+The file is written after each part, so an interrupted run keeps its results. A part that fails has
+its error in place of results. `--device cpu --tiny` tries the script without a GPU.
 """
 
 import argparse
@@ -21,7 +20,6 @@ from typing import Any
 
 from benchmarks._encoder_models import TYPES
 from benchmarks._gpu_cells import Part, Settings, forward_parts, step_parts
-from benchmarks._gpu_observations import profile_parts, synchronisation_parts
 from benchmarks._gpu_operators import operator_parts
 from benchmarks._gpu_report import describe_device, describe_error
 from benchmarks._report import RESULTS, Report, describe_run
@@ -31,10 +29,9 @@ BACKENDS = ("torch", "triton")
 
 
 def cells(settings: Settings) -> dict[str, Callable[[], Iterator[Part]]]:
-    """Return what there is to measure, by name, the most important first."""
+    """The parts of each cell by name, the most important first."""
     return {
         "T5-XL, 32 x 512, forward": partial(forward_parts, "T5-XL", 32, 512, settings),
-        "synchronisations": partial(synchronisation_parts, settings),
         "ViT-L/16, 32 x 197, forward": partial(
             forward_parts, "ViT-L/16 at 224", 32, None, settings
         ),
@@ -49,7 +46,6 @@ def cells(settings: Settings) -> dict[str, Callable[[], Iterator[Part]]]:
             forward_parts, "ViT-L/16 at 512", 32, None, settings
         ),
         "T5-XL, 1 x 512, forward": partial(forward_parts, "T5-XL", 1, 512, settings),
-        "profile": partial(profile_parts, settings),
     }
 
 
@@ -58,15 +54,13 @@ def _parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="small models, to try the script")
+    parser.add_argument("--tiny", action="store_true", help="small models")
     parser.add_argument("--dtype", choices=TYPES, default="bfloat16")
     parser.add_argument("--factors", nargs="+", type=float, default=[2, 4, 8])
-    parser.add_argument("--backends", nargs="+", choices=BACKENDS, help="all that can run there")
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, help="default: all")
     parser.add_argument("--rounds", type=int, default=11, help="measured rounds, at least 3")
-    parser.add_argument("--warmup", type=int, default=3, help="rounds before")
-    parser.add_argument("--compile", action="store_true", help="r = 4, too; minutes more")
-    parser.add_argument("--profile", action="store_true", help="the kernels of forward passes")
-    parser.add_argument("--only", nargs="+", help="cells whose names contain one of these")
+    parser.add_argument("--warmup", type=int, default=3, help="unmeasured rounds before")
+    parser.add_argument("--only", nargs="+", help="cells whose names contain one of these strings")
     parser.add_argument("--budget-seconds", type=float, default=float("inf"))
     parser.add_argument("--output", type=Path, default=RESULTS / "gpu.json")
     return parser.parse_args(arguments)
@@ -75,7 +69,7 @@ def _parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def _chosen(arguments: argparse.Namespace, names: Sequence[str]) -> list[str]:
     if arguments.only:
         return [name for name in names if any(part in name for part in arguments.only)]
-    return [name for name in names if name != "profile" or arguments.profile]
+    return list(names)
 
 
 def measure_all(
@@ -84,12 +78,12 @@ def measure_all(
     *,
     seconds: float,
 ) -> None:
-    """Measure cell by cell and part by part; errors take the place of results.
+    """Measure cell by cell and part by part; a failed part has its error in place of results.
 
     Args:
-        todo: The parts of each cell, by its name.
+        todo: Parts of each cell, by its name.
         save: Called with all results after each part.
-        seconds: No part is begun after that time.
+        seconds: Time after which no part is started.
     """
     start = time.monotonic()
     results: dict[str, Any] = {}
@@ -106,7 +100,7 @@ def measure_all(
                 print(f"{time.monotonic() - start:6.1f} s  {name}, {part}", flush=True)
                 print(json.dumps(results[name][part], indent=1), flush=True)
                 save(results)
-        except Exception as error:  # the model could not be made
+        except Exception as error:  # building the model failed
             results[name]["error"] = describe_error(error)
             print(name, results[name]["error"], flush=True)
             save(results)
@@ -120,7 +114,7 @@ def _attempt(measure: Callable[[], Report]) -> Report:
 
 
 def main() -> None:
-    """Measure, print and write what was asked for."""
+    """Measure, print and write the chosen cells."""
     arguments = _parse()
     default = BACKENDS if arguments.device == "cuda" else BACKENDS[:1]
     settings = Settings(
@@ -130,7 +124,6 @@ def main() -> None:
         backends=tuple(arguments.backends or default),
         rounds=arguments.rounds,
         warmup=arguments.warmup,
-        is_compiled=arguments.compile,
         is_tiny=arguments.tiny,
     )
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

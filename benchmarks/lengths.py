@@ -1,20 +1,17 @@
-"""Time the encoder over the length of its input, from short texts to long documents.
+"""Latency of an encoder over the length of its input.
 
-A BERT of MiniLM's size with random weights and room for long inputs reads one text at a time, as
-it is, with dense adapters and conditional at several r. All candidates of a length take turns in
-every round, and ratios are taken within a round.
+A BERT of MiniLM's size with random weights reads one text at a time: dense, with dense adapters,
+and conditional at several r. All candidates of a length take turns in every round, and ratios are
+taken within a round.
 """
 
-import argparse
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from transformers import BertConfig, BertModel
 
 import conditional_adapters as ca
-from benchmarks._report import RESULTS, Report, describe_run, write_report
+from benchmarks._report import Report, describe_run, make_parser, parse, write_report
 from conditional_adapters.analysis import estimate_flops
 from conditional_adapters.analysis.timing import time_interleaved
 
@@ -31,7 +28,7 @@ CONFIG = {
 
 
 def measure(model: BertModel, lengths: Sequence[int], rounds: int) -> list[Report]:
-    """Time every length.
+    """Measure every length.
 
     Args:
         model: A conditional encoder.
@@ -39,8 +36,8 @@ def measure(model: BertModel, lengths: Sequence[int], rounds: int) -> list[Repor
         rounds: Measured runs of each candidate.
 
     Returns:
-        One row for each length and candidate: milliseconds, floating-point operations, and how
-        many times faster than dense adapters, by the clock and by operations.
+        One row for each length and candidate: latency, floating-point operations, speed-up over
+        dense adapters and FLOP ratio.
     """
     rows: list[Report] = []
     for length in lengths:
@@ -84,15 +81,10 @@ def _prepare(model: BertModel, name: str) -> None:
 
 def main() -> None:
     """Measure, print and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7, help="measured rounds, at least 3")
+    parser = make_parser(__doc__, rounds=7, threads=2, output="lengths.json")
     parser.add_argument("--layers", type=int, default=6, help="layers of the encoder")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="numbers of tokens")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads within an operator")
-    parser.add_argument("--output", type=Path, default=RESULTS / "lengths.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
+    arguments = parse(parser)
     config = CONFIG | {"num_hidden_layers": arguments.layers}
     run = describe_run("benchmarks.lengths", "transformers") | {
         "config": config,
@@ -102,7 +94,6 @@ def main() -> None:
     model = ca.attach(BertModel(BertConfig(**config), add_pooling_layer=False).eval())
     rows = measure(model, arguments.lengths, arguments.rounds)
     write_report(arguments.output, run, {"rows": rows})
-    print(json.dumps(rows, indent=2))
 
 
 if __name__ == "__main__":

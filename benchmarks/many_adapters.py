@@ -1,23 +1,20 @@
-"""Time batches whose rows have different adapters, next to switching adapter by adapter.
+"""Latency of batches whose examples have different adapters, next to switching adapters.
 
-MiniLM with 1, 8 or 64 conditional adapters answers a batch of news articles: in one call with
-`adapter_names`, and sorted by adapter with one `set_adapter` and one call for each. One adapter for
-all rows shows what mixing costs. All take turns in every round, and ratios are taken within a
-round. Loading an adapter over another and adding one are timed as well. See docs/many-adapters.md.
+MiniLM with 1, 8 or 64 conditional adapters processes a batch of news articles: in one call with
+`adapter_names`, and with one `set_adapter` and one call for each adapter. One adapter for the whole
+batch shows the cost of mixing. All take turns in every round, and ratios are taken within a round.
+Replacing and adding adapters is measured as well. See docs/many-adapters.md.
 """
 
-import argparse
-import json
 import tempfile
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import BertModel, PreTrainedModel
 
 import conditional_adapters as ca
-from benchmarks._report import RESULTS, describe_run, write_report
+from benchmarks._report import Report, describe_run, make_parser, milliseconds, parse, write_report
 from conditional_adapters.analysis.timing import Timing, time_interleaved
 from conditional_adapters.model.attachment import adapter_parameters
 from conditional_adapters.toolkit.assets import (
@@ -28,12 +25,12 @@ from conditional_adapters.toolkit.assets import (
 
 REDUCTION_FACTOR, ADAPTER_DIM = 4, 64
 COUNTS = (1, 8, 64)
-SHAPES = ((64, 128), (8, 512))  # rows and tokens of a batch
+SHAPES = ((64, 128), (8, 512))  # batch size and tokens
 ONE, MIXED, SWITCHED = "one adapter", "mixed", "switched"
 
 
 def add_adapters(model: PreTrainedModel, names: list[str]) -> None:
-    """Add adapters with weights that matter; the first is attached."""
+    """Add adapters with random weights; the first is attached."""
     config = ca.ConditionalAdapterConfig(reduction_factor=REDUCTION_FACTOR, adapter_dim=ADAPTER_DIM)
     ca.attach(model, config, adapter_name=names[0])
     for name in names[1:]:
@@ -45,7 +42,7 @@ def add_adapters(model: PreTrainedModel, names: list[str]) -> None:
 
 
 def read_batch(num_rows: int, num_tokens: int) -> dict[str, Tensor]:
-    """Return articles of the BBC, cut or put together to one length."""
+    """BBC articles, cut or joined to one length."""
     tokenizer, articles = load_packaged_tokenizer("minilm"), iter(bbc_news()[::7])
     rows = []
     while len(rows) < num_rows:
@@ -59,7 +56,7 @@ def read_batch(num_rows: int, num_tokens: int) -> dict[str, Tensor]:
 def switch_and_run(
     model: PreTrainedModel, inputs: dict[str, Tensor], names: list[str]
 ) -> list[Tensor]:
-    """Answer the rows of each adapter in a call of their own."""
+    """Process the examples of each adapter in a separate call."""
     states = []
     for name in dict.fromkeys(names):
         ca.set_adapter(model, name)
@@ -72,7 +69,7 @@ def switch_and_run(
 def measure(
     model: PreTrainedModel, names: list[str], shape: tuple[int, int], num_rounds: int
 ) -> dict[str, object]:
-    """Time a batch with as many adapters as there are names (at most one for each row)."""
+    """Latency of a batch with one adapter per name (at most one for each example)."""
     num_rows, inputs = shape[0], read_batch(*shape)
     assigned = [names[row % len(names)] for row in range(num_rows)]
     runs = {
@@ -94,7 +91,7 @@ def measure(
 
 
 def measure_swap(model: PreTrainedModel, name: str, num_rounds: int) -> dict[str, object]:
-    """Time replacing an adapter by a file, and removing and loading one."""
+    """Latency of replacing an adapter from a file, and of adding and removing one."""
     with tempfile.TemporaryDirectory() as folder:
         ca.save_adapter(model, folder, adapter_name=name)
 
@@ -111,22 +108,16 @@ def _megabytes(parameters: list[Tensor]) -> float:
     return round(sum(p.numel() * p.element_size() for p in parameters) / 1e6, 3)
 
 
-def _summarise(time: Timing) -> dict[str, dict[str, float]]:
-    lower, median, upper = (round(1e3 * seconds, 2) for seconds in time.quartiles)
-    return {"milliseconds": {"median": median, "q1": lower, "q3": upper}}
+def _summarise(time: Timing) -> Report:
+    return {"milliseconds": milliseconds(time)}
 
 
 def main() -> None:
     """Measure, print and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15, help="measured rounds, at least 3")
-    parser.add_argument("--rows", type=int, help="rows of every batch instead of 64 and 8")
-    parser.add_argument("--tokens", type=int, help="tokens of every row instead of 128 and 512")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
-    parser.add_argument("--output", type=Path, default=RESULTS / "many_adapters.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
+    parser = make_parser(__doc__, rounds=15, output="many_adapters.json")
+    parser.add_argument("--rows", type=int, help="batch size instead of 64 and 8")
+    parser.add_argument("--tokens", type=int, help="length instead of 128 and 512")
+    arguments = parse(parser)
     run = describe_run("benchmarks.many_adapters", "transformers", with_processor=True) | {
         "reduction_factor": REDUCTION_FACTOR,
         "adapter_dim": ADAPTER_DIM,
@@ -154,7 +145,6 @@ def main() -> None:
             "swap": measure_swap(model, names[0], arguments.rounds),
         }
     write_report(arguments.output, run, results)
-    print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

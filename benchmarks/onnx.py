@@ -1,12 +1,10 @@
-"""Time a conditional encoder in ONNX Runtime, next to the dense one, in 32 and in 8 bits.
+"""Latency of a conditional encoder in ONNX Runtime, in float32 and in 8 bits.
 
 A BERT of MiniLM's size with random weights is exported dense with adapters and conditional; every
-file also gets linear maps in 8 bits. All take turns in every round, and ratios are taken within a
-round. Each is compared with PyTorch on the measured input, too.
+file is also quantised to 8 bits. All take turns in every round, and ratios are taken within a
+round. The outputs of each file are compared with PyTorch.
 """
 
-import argparse
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +14,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 import conditional_adapters as ca
-from benchmarks._report import RESULTS, describe_run, write_report
+from benchmarks._report import describe_run, make_parser, milliseconds, parse, write_report
 from conditional_adapters.analysis.timing import Timing, time_interleaved
 from conditional_adapters.integrations.onnx import export_onnx, open_session, quantize_onnx
 
@@ -37,7 +35,7 @@ Results = dict[str, dict[str, dict[str, object]]]
 def export_all(
     model: BertModel, inputs: dict[str, Tensor], folder: Path
 ) -> Iterator[tuple[tuple[str, str], Path, Tensor]]:
-    """Yield a name, a file and what PyTorch answers, for each factor and type."""
+    """Yield a name, a file and the outputs of PyTorch, for each factor and type."""
     for name, factor in FACTORS.items():
         ca.set_reduction_factor(model, factor)
         with torch.inference_mode():
@@ -48,7 +46,7 @@ def export_all(
 
 
 def measure(config: dict[str, int], num_rounds: int, num_tokens: int, num_threads: int) -> Results:
-    """Return times and differences of all files, by factor and type."""
+    """Latency and differences of all files, by factor and type."""
     model = BertModel(BertConfig(**config)).eval()
     ca.attach(model, ca.ConditionalAdapterConfig(adapter_dim=ADAPTER_DIM))
     inputs = {
@@ -79,10 +77,9 @@ def measure(config: dict[str, int], num_rounds: int, num_tokens: int, num_thread
 
 
 def _summarise(key: tuple[str, str], times: dict[tuple[str, str], Timing]) -> dict[str, object]:
-    lower, median, upper = (round(1e3 * seconds, 2) for seconds in times[key].quartiles)
     dense, full = times[DENSE, key[1]], times[DENSE, "float32"]
     return {
-        "milliseconds": {"median": median, "q1": lower, "q3": upper},
+        "milliseconds": milliseconds(times[key]),
         "times_faster_than_dense": round(times[key].speed_up(dense), 3),
         "times_faster_than_dense_float32": round(times[key].speed_up(full), 3),
     }
@@ -90,15 +87,10 @@ def _summarise(key: tuple[str, str], times: dict[tuple[str, str], Timing]) -> di
 
 def main() -> None:
     """Measure, print and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15, help="measured rounds, at least 3")
+    parser = make_parser(__doc__, rounds=15, output="onnx.json")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens per sequence")
     parser.add_argument("--layers", type=int, default=6, help="layers of the encoder")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads within an operator")
-    parser.add_argument("--output", type=Path, default=RESULTS / "onnx.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
+    arguments = parse(parser)
     config = CONFIG | {"num_hidden_layers": arguments.layers}
     run = describe_run("benchmarks.onnx", "onnxruntime") | {
         "config": config,
@@ -109,7 +101,6 @@ def main() -> None:
     }
     results = measure(config, arguments.rounds, arguments.tokens, arguments.threads)
     write_report(arguments.output, run, results)
-    print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,12 @@
-"""Time what else a user would pick, side by side: an encoder of BERT-base's size, in many ways.
+"""Latency of alternatives to conditional adapters, for an encoder of BERT-base's size.
 
-Random weights, float32. All take turns in every round, in a new order each time and with a pause
-before each, and ratios to the plain encoder are taken within a round. "Packed" ones have
-prepacked weights (`prepack_weights`), the plain encoder too. `--compile` adds what
-`torch.compile` makes of some of them, packed or not, and with torchao's 8 bits. What LoRA, half the
-layers, 8 bits or another model do to quality is not measured here; only the time is compared.
+Random weights, float32. All take turns in every round, in random order and with a pause before
+each, and ratios to the plain encoder are taken within a round. "Packed" means prepacked weights
+(`prepack_weights`). `--compile` adds compiled candidates, prepacked or not, and torchao's 8 bits. The
+quality of the alternatives is not measured.
 """
 
-import argparse
 import copy
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,7 +18,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel
 
 import conditional_adapters as ca
-from benchmarks._report import RESULTS, Report, describe_run, write_report
+from benchmarks._report import Report, describe_run, make_parser, milliseconds, parse, write_report
 from conditional_adapters.analysis.timing import compile_module, time_interleaved
 from conditional_adapters.integrations.onnx import export_onnx, open_session, quantize_onnx
 
@@ -31,34 +28,34 @@ PLAIN = "plain"
 PACKED = (
     PLAIN, "parallel adapter", "half the layers", "conditional, r = 4", "conditional, r = 8",
 )  # fmt: skip
-# Threads of ONNX Runtime and OpenMP go on spinning for a while after a run, on the cores that the
+# Threads of ONNX Runtime and OpenMP keep spinning for a while after a run, on the cores that the
 # next candidate needs.
 PAUSE = 0.25  # seconds before each run
 Run = Callable[[], object]
 
 
 def make_bert(num_layers: int) -> BertModel:
-    """Return a BERT of BERT-base's width in evaluation mode."""
+    """A BERT of BERT-base's width in evaluation mode."""
     torch.manual_seed(0)
     config = BertConfig(num_hidden_layers=num_layers)
     return BertModel(config, add_pooling_layer=False).eval()
 
 
 def make_conditional(num_layers: int, factor: float) -> BertModel:
-    """Return the same with adapters, conditional if the factor is above 1."""
+    """The same model with adapters, conditional if the factor is above 1."""
     config = ca.ConditionalAdapterConfig(reduction_factor=factor, adapter_dim=ADAPTER_DIM)
     return ca.attach(make_bert(num_layers), config)
 
 
 def make_lora(num_layers: int, *, merged: bool) -> nn.Module:
-    """Return the same with LoRA in queries and values, as PEFT does by default."""
+    """The same model with LoRA in queries and values, PEFT's default."""
     config = LoraConfig(r=LORA_RANK, target_modules=["query", "value"])
     model = get_peft_model(make_bert(num_layers), config)
     return model.merge_and_unload().eval() if merged else model.eval()
 
 
 def make_torch_candidates(num_layers: int) -> dict[str, nn.Module]:
-    """Return all that runs in PyTorch."""
+    """The candidates in PyTorch."""
     modern = ModernBertConfig(num_hidden_layers=max(22 * num_layers // 12, 1))
     models = {
         PLAIN: make_bert(num_layers),
@@ -75,16 +72,16 @@ def make_torch_candidates(num_layers: int) -> dict[str, nn.Module]:
 
 
 def pack(model: nn.Module) -> nn.Module:
-    """Return a copy with prepacked weights."""
+    """A copy with prepacked weights."""
     copied = copy.deepcopy(model)
     ca.prepack_weights(copied)
     return copied
 
 
 def make_compiled_candidates(models: dict[str, nn.Module]) -> dict[str, Callable[..., object]]:
-    """Return some of them compiled, and in 8 bits of torchao, which gain only if compiled.
+    """Compiled candidates, some in torchao's 8 bits, which are faster only if compiled.
 
-    What was compiled before is forgotten, so that each shape gets graphs of its own.
+    Resets the compiler, so that each shape has its own graphs.
     """
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
@@ -103,7 +100,7 @@ def make_compiled_candidates(models: dict[str, nn.Module]) -> dict[str, Callable
 def make_onnx_candidates(
     num_layers: int, folder: Path, inputs: dict[str, Tensor], num_threads: int
 ) -> dict[str, Run]:
-    """Return what runs in ONNX Runtime, with linear maps in 32 and in 8 bits."""
+    """The candidates in ONNX Runtime, in float32 and in 8 bits."""
     arrays = {name: value.numpy() for name, value in inputs.items()}
     runs: dict[str, Run] = {}
     for name, factor in (("parallel adapter", 1), ("conditional, r = 4", 4)):
@@ -124,7 +121,7 @@ def measure(
     *,
     compiled: bool = False,
 ) -> Report:
-    """Return times of all candidates, by shape."""
+    """Latency of all candidates, by shape."""
     models = make_torch_candidates(num_layers)
     report: Report = {}
     for batch, tokens in SHAPES:
@@ -151,10 +148,7 @@ def measure(
             )
         report[f"{batch} x {tokens}"] = {
             name: {
-                "milliseconds": {
-                    key: round(1e3 * value, 1)
-                    for key, value in zip(("q1", "median", "q3"), timing.quartiles, strict=True)
-                },
+                "milliseconds": milliseconds(timing, digits=1),
                 "times_faster_than_plain": round(timing.speed_up(times[PLAIN]), 3),
             }
             for name, timing in sorted(times.items(), key=lambda item: item[1].median)
@@ -164,15 +158,12 @@ def measure(
 
 def main() -> None:
     """Measure, print and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="measured rounds, at least 3")
+    threads = torch.get_num_threads()
+    parser = make_parser(__doc__, rounds=5, threads=threads, output="peers.json")
     parser.add_argument("--layers", type=int, default=12, help="layers of the encoder")
     parser.add_argument("--tokens", type=int, help="instead of 512 and 128")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--compile", action="store_true", help="compiled ones, too (minutes more)")
-    parser.add_argument("--output", type=Path, default=RESULTS / "peers.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    parser.add_argument("--compile", action="store_true", help="add compiled candidates (minutes)")
+    arguments = parse(parser)
     run = describe_run("benchmarks.peers", "transformers") | {
         "dtype": "float32",
         "layers": arguments.layers,
@@ -188,7 +179,6 @@ def main() -> None:
         compiled=arguments.compile,
     )
     write_report(arguments.output, run, results)
-    print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,19 @@
-"""Time texts of mixed lengths next to texts of equal length: what does raggedness cost?
+"""Throughput of texts of mixed lengths, next to texts of equal length.
 
-Real articles are cut to lengths drawn from a log-normal distribution, clipped to 32 to 512 tokens,
-and run through the library's own batches by length. Beside them run as many tokens of articles
-that all have the mean length, and the same mix in batches as they come, padded to their longest.
-Dense with adapters and conditional; all take turns in every round, ratios are taken within a round.
+Articles are cut to lengths from a log-normal distribution, clipped to 32 to 512 tokens, and run in
+batches sorted by length. Compared are the same number of tokens in articles of the mean length, and
+the same articles in random order, padded to the longest of each batch. Dense with adapters and
+conditional; all take turns in every round, and ratios are taken within a round.
 """
 
-import argparse
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 import conditional_adapters as ca
-from benchmarks._report import RESULTS, Report, describe_run, write_report
+from benchmarks._report import Report, describe_run, make_parser, parse, write_report
 from conditional_adapters.analysis.timing import Timing, time_interleaved
 from conditional_adapters.toolkit.assets import bbc_news
 from conditional_adapters.toolkit.tasks._collate import examples_of
@@ -32,13 +29,13 @@ Columns = Mapping[str, Any]
 
 
 def draw_lengths(num_texts: int) -> list[int]:
-    """Return lengths in tokens, in random order."""
+    """Lengths in tokens, in random order."""
     drawn = np.random.default_rng(0).lognormal(np.log(MEDIAN), SPREAD, num_texts)
     return np.clip(drawn.round(), SHORTEST, LONGEST).astype(int).tolist()
 
 
 def cut(classifier: Classifier, lengths: list[int]) -> Columns:
-    """Return articles in tokens, cut to these lengths; only long enough ones are taken."""
+    """Articles as tokens, cut to the given lengths; shorter articles are skipped."""
     texts = (article.text for article in bbc_news())
     columns: dict[str, list[list[int]]] = {}
     for length in lengths:
@@ -52,7 +49,7 @@ def cut(classifier: Classifier, lengths: list[int]) -> Columns:
 
 
 def measure(num_texts: int, num_rounds: int) -> Report:
-    """Return seconds and throughput of each way, by candidate."""
+    """Seconds and throughput of each kind of batch, by candidate."""
     classifier = load_classifier("packaged:minilm", ["a", "b"], max_length=LONGEST)
     classifier.model.eval()
     config = ca.ConditionalAdapterConfig(reduction_factor=1, adapter_dim=ADAPTER_DIM)
@@ -97,13 +94,13 @@ def _runner(classifier: Classifier, examples: Columns, way: str) -> Callable[[],
 
 
 def _padding(lengths: list[int]) -> float:
-    """Return the share of padding among the tokens of batches as they come."""
+    """Share of padding in unsorted batches."""
     chunks = [lengths[first : first + BATCH] for first in range(0, len(lengths), BATCH)]
     return 1 - sum(lengths) / sum(max(chunk) * len(chunk) for chunk in chunks)
 
 
 def _padding_by_length(classifier: Classifier, examples: Columns) -> float:
-    """Return it for the library's own batches: what packing tokens of rows could save."""
+    """Share of padding in batches sorted by length: the most that packing tokens could save."""
     masks = [batch["attention_mask"] for _, batch in batches_by_length(classifier, examples, BATCH)]
     return 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
 
@@ -124,13 +121,10 @@ def _summarise(
 
 def main() -> None:
     """Measure, print and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help="measured rounds, at least 3")
-    parser.add_argument("--texts", type=int, default=200, help="texts in the mix")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--output", type=Path, default=RESULTS / "ragged.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    threads = torch.get_num_threads()
+    parser = make_parser(__doc__, rounds=3, threads=threads, output="ragged.json")
+    parser.add_argument("--texts", type=int, default=200, help="number of texts")
+    arguments = parse(parser)
     run = describe_run("benchmarks.ragged", "transformers") | {
         "model": "packaged:minilm",
         "dtype": "float32",
@@ -139,9 +133,7 @@ def main() -> None:
         "adapter_dim": ADAPTER_DIM,
         "rounds": arguments.rounds,
     }
-    results = measure(arguments.texts, arguments.rounds)
-    write_report(arguments.output, run, results)
-    print(json.dumps(results, indent=2))
+    write_report(arguments.output, run, measure(arguments.texts, arguments.rounds))
 
 
 if __name__ == "__main__":

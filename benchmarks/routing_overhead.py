@@ -1,17 +1,13 @@
-"""What routing costs in a forward pass: scores, choice and weights, gathering, adding back.
+"""Overhead of routing in a forward pass: scores, selection, gathering and adding back.
 
-The arguments of every such call are kept from one forward pass; then the calls of each piece are
-made again alone, for all layers, in turns with the whole forward pass. A profiler in the running
-model would not do: it charges the first write to fresh memory, which the rest of the layer pays as
-well, to whichever operator comes first. Each layer's calls keep tensors of their own, so these come
-from memory as they do in the model.
+The arguments of every such call are recorded in one forward pass; then the calls of each part are
+repeated alone, for all layers, in turns with the whole forward pass. A profiler in the running
+model would mislead: it charges page faults of fresh memory to the operator that comes first. Each
+call keeps its own tensors, so they are read from memory as in the model.
 """
 
-import argparse
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -20,12 +16,12 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 import conditional_adapters as ca
-from benchmarks._report import RESULTS, Report, describe_run, write_report
+from benchmarks._report import Report, describe_run, make_parser, parse, write_report
 from conditional_adapters.analysis.timing import time_interleaved
 from conditional_adapters.modules import Router, conditional_layer
 
 WHOLE = "forward pass"
-# The pieces, and the functions that do them, in the order of a layer.
+# The functions of each part, in the order of a layer.
 PIECES: dict[str, tuple[Any, str]] = {
     "scores of the router": (Router, "score"),
     "choice and weights": (Router, "decide"),
@@ -47,11 +43,11 @@ Call = Callable[[], object]
 
 @contextmanager
 def recorded(owner: Any, name: str, calls: list[Call]) -> Iterator[None]:  # noqa: ANN401
-    """Note each call of a function while the context is open, to make it again."""
+    """Record each call of a function inside the context, to repeat it."""
     function = getattr(owner, name)
 
     def note(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        # What is changed in place needs a copy from before.
+        # Arguments that are changed in place are copied before.
         kept = tuple(_copy(a) if name.endswith("_") and i == 0 else a for i, a in enumerate(args))
         calls.append(lambda: function(*kept, **kwargs))
         return function(*args, **kwargs)
@@ -65,7 +61,7 @@ def _copy(value: object) -> object:
 
 
 def pieces_of(model: BertModel, inputs: dict[str, Tensor]) -> dict[str, list[Call]]:
-    """Run the model once for each piece; return the calls of each, layer by layer."""
+    """The calls of each part, layer by layer, from one forward pass per part."""
     calls: dict[str, list[Call]] = {piece: [] for piece in PIECES}
     for piece, (owner, name) in PIECES.items():
         with recorded(owner, name, calls[piece]), torch.inference_mode():
@@ -74,7 +70,7 @@ def pieces_of(model: BertModel, inputs: dict[str, Tensor]) -> dict[str, list[Cal
 
 
 def measure(model: BertModel, inputs: dict[str, Tensor], rounds: int) -> Report:
-    """Return the time of the forward pass, and time and share of each piece."""
+    """Latency of the forward pass, and latency and share of each part."""
     pieces = pieces_of(model, inputs)
 
     def run(calls: list[Call]) -> None:
@@ -102,17 +98,14 @@ def measure(model: BertModel, inputs: dict[str, Tensor], rounds: int) -> Report:
 
 def main() -> None:
     """Measure, print and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    threads = torch.get_num_threads()
+    parser = make_parser(__doc__, rounds=11, threads=threads, output="routing_overhead.json")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--rounds", type=int, default=11, help="measured rounds, at least 3")
-    parser.add_argument("--layers", type=int, help="instead of the size's own")
-    parser.add_argument("--batch", type=int, default=8, help="rows")
-    parser.add_argument("--tokens", type=int, default=512, help="of each row")
+    parser.add_argument("--layers", type=int, help="number of layers")
+    parser.add_argument("--batch", type=int, default=8, help="batch size")
+    parser.add_argument("--tokens", type=int, default=512, help="sequence length")
     parser.add_argument("--factor", type=float, default=4, help="r")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--output", type=Path, default=RESULTS / "routing_overhead.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = parse(parser)
     run = describe_run("benchmarks.routing_overhead", "transformers") | {
         "rounds": arguments.rounds,
         "batch_size": arguments.batch,
@@ -129,7 +122,6 @@ def main() -> None:
         inputs = {"input_ids": torch.randint(1000, (arguments.batch, arguments.tokens))}
         results[size] = measure(model, inputs, arguments.rounds)
     write_report(arguments.output, run, results)
-    print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

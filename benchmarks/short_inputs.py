@@ -1,19 +1,15 @@
-"""Time the encoder where conditional adapters gain least: few rows, short texts.
+"""Latency of short inputs in small batches, where conditional adapters gain least.
 
 A BERT of MiniLM's size with random weights runs dense with adapters and conditional at several
 shapes. All r of a shape take turns in every round, and ratios are taken within a round. Below some
-size the router, the gathering and the adapter cost more than the skipped tokens.
+size router, gathering and adapter cost more than the skipped tokens save.
 """
-
-import argparse
-import json
-from pathlib import Path
 
 import torch
 from transformers import BertConfig, BertModel
 
 import conditional_adapters as ca
-from benchmarks._report import RESULTS, Report, describe_run, write_report
+from benchmarks._report import Report, describe_run, make_parser, parse, write_report
 from conditional_adapters.analysis.timing import time_interleaved
 
 SHAPES = ((1, 16), (1, 32), (1, 64), (1, 128), (1, 256), (8, 16), (8, 32), (8, 64))
@@ -22,14 +18,14 @@ CONFIG = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 15
 
 
 def measure(model: BertModel, rounds: int) -> Report:
-    """Time every shape.
+    """Measure every shape.
 
     Args:
         model: A conditional encoder.
         rounds: Measured runs of each r.
 
     Returns:
-        For each shape and r the milliseconds, and the ratio to dense adapters.
+        Latency and speed-up over dense adapters, by shape and r.
     """
     names = {_name(factor): factor for factor in FACTORS}
     results: Report = {}
@@ -61,14 +57,9 @@ def _name(factor: float) -> str:
 
 def main() -> None:
     """Measure, print and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=51, help="measured rounds, at least 3")
+    parser = make_parser(__doc__, rounds=51, output="short_inputs.json")
     parser.add_argument("--layers", type=int, default=6, help="layers of the encoder")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads within an operator")
-    parser.add_argument("--output", type=Path, default=RESULTS / "short_inputs.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
+    arguments = parse(parser)
     config = CONFIG | {"num_hidden_layers": arguments.layers, "vocab_size": 1000}
     run = describe_run("benchmarks.short_inputs", "transformers") | {
         "config": config,
@@ -76,9 +67,7 @@ def main() -> None:
         "rounds": arguments.rounds,
     }
     model = ca.attach(BertModel(BertConfig(**config)).eval())
-    results = measure(model, arguments.rounds)
-    write_report(arguments.output, run, results)
-    print(json.dumps(results, indent=2))
+    write_report(arguments.output, run, measure(model, arguments.rounds))
 
 
 if __name__ == "__main__":

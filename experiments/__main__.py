@@ -30,9 +30,9 @@ from ._speed import measure_compiled_speed, measure_speed
 from ._tables import table
 
 Workspace = Annotated[Path, typer.Option(help="Folder for checkpoints.")]
-Rows = Annotated[str, typer.Option(help="Only these rows, divided by commas.")]
+Rows = Annotated[str, typer.Option(help="Only these rows, separated by commas.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")]
-Jobs = Annotated[int, typer.Option(min=1, help="Trainings at a time, each in its own process.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Parallel trainings, each in its own process.")]
 WORKSPACE = Path("runs/experiments")
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
@@ -42,15 +42,15 @@ app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 def run(
     names: Annotated[list[str] | None, typer.Argument(help="Experiments; all if none.")] = None,
     rows: Rows = "",
-    seeds: Annotated[str, typer.Option(help="Only these seeds, divided by commas.")] = "",
+    seeds: Annotated[str, typer.Option(help="Only these seeds, separated by commas.")] = "",
     jobs: Jobs = 1,
     threads: Threads = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
-    """Run what is missing, and what was made with other settings than today's file has.
+    """Train missing runs and runs whose settings have changed.
 
-    Rows are trained seed by seed, so that a first comparison is there early. What was interrupted
-    goes on from its last checkpoint. Trains on a GPU where there is one.
+    Rows are trained seed by seed, so that a first comparison is available early. Interrupted
+    trainings resume from their last checkpoint. Uses a GPU if there is one.
     """
     names = names or experiment_names()
     missing: list[tuple[int, str, str]] = []
@@ -80,20 +80,20 @@ def tune(
     names: Annotated[list[str], typer.Argument(help="Experiments.")],
     rows: Rows = "",
     seeds: Annotated[
-        int, typer.Option(min=1, help="Train the leading rate with so many seeds before it wins.")
+        int, typer.Option(min=1, help="Seeds that the chosen rate must be trained with.")
     ] = 1,
     jobs: Jobs = 1,
     threads: Threads = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
-    """Choose the learning rate of each row on validation rows; `run` uses it from then on.
+    """Choose the learning rate of each row on validation data, for later calls of `run`.
 
-    All rows get the same rates (`learning_rates` of the experiment). Writes
-    experiments/NAME/tuning.json after every training; what is there is not trained again.
+    All rows try the same rates (`learning_rates` of the experiment). Writes
+    experiments/NAME/tuning.json after every training and skips trainings that it has.
     """
     for name in names:
         if seeds > (known := len(load_experiment(name).seeds)):
-            raise typer.BadParameter(f"{name} has {known} seeds; got {seeds}.")
+            raise typer.BadParameter(f"{name} has {known} seeds; got {seeds}. Give fewer.")
     wanted = [
         (name, row, workspace, seeds)
         for name in names
@@ -108,7 +108,7 @@ def pretrain(
     threads: Threads = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
-    """Pretrain an adapter, or go on with what was interrupted.
+    """Pretrain an adapter, or resume an interrupted pretraining.
 
     Writes WORKSPACE/NAME/adapter (and WORKSPACE/NAME/model, if all of it trains), and the losses to
     experiments/NAME/pretraining.json.
@@ -125,7 +125,7 @@ def scratch(
     threads: Threads = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
-    """Pretrain a T5 from nothing, or go on with what was interrupted.
+    """Pretrain a T5 from scratch, or resume an interrupted pretraining.
 
     Writes WORKSPACE/NAME/model, and the losses to experiments/NAME/scratch.json.
     """
@@ -141,14 +141,14 @@ def speed(
     rows: Rows = "",
     rounds: Annotated[int, typer.Option(min=3, help="Measured rounds.")] = 11,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Encoders as torch.compile makes them, instead.")
+        bool, typer.Option("--compile", help="Measure compiled encoders instead.")
     ] = False,
     threads: Threads = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
-    """Time encoder and training step of rows in turns; wants a machine without other work.
+    """Measure encoder and training step of all rows in turns, on a machine without other load.
 
-    Replaces all speeds of the experiment; with --compile all of compiled encoders.
+    Replaces all speeds of the experiment, or with --compile those of compiled encoders.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -175,7 +175,7 @@ def render() -> None:
 def _run_and_write(
     train: Callable[..., dict[str, Any]], output: Path, file: str, threads: int | None
 ) -> None:
-    """Train, going on where there is a checkpoint, and write what is to be kept."""
+    """Train, resume from a checkpoint if there is one, and write the result."""
     if threads is not None:
         torch.set_num_threads(threads)
     described = describe_run("experiments", "transformers")
@@ -184,7 +184,7 @@ def _run_and_write(
 
 
 def _wanted(experiment: Experiment, name: str, rows: str) -> list[str]:
-    """Return the rows of an option."""
+    """The rows of the `--rows` option."""
     wanted = rows.split(",") if rows else list(experiment.rows)
     unknown = set(wanted) - set(experiment.rows)
     if unknown:

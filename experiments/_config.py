@@ -1,4 +1,4 @@
-"""What an experiment is: one data set, one model, and the rows of a table to train for them."""
+"""Configuration files of experiments: one model, one data set, and a row for each method."""
 
 import hashlib
 import json
@@ -21,11 +21,11 @@ from ._label_writing import LABEL_WRITING
 
 FOLDER = Path(__file__).resolve().parent
 Method = Literal["adapter", "full", "probe", "lora"]
-OWN = "own:"  # before the name of a model that a `scratch.yaml` makes
+OWN = "own:"  # prefix of models from a `scratch.yaml`
 
 
 class Strict(BaseModel):
-    """A part of the file in which no name is misspelt."""
+    """A part of a file; unknown names are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,7 +34,7 @@ _File = TypeVar("_File", bound=Strict)
 
 
 class Data(Strict):
-    """Which rows train and which test.
+    """Training and test data.
 
     Without `test_split`, `test_rows` rows are held out by class with a fixed seed. A validation
     part is always cut from the training rows; the test part is not touched while settings are
@@ -70,7 +70,7 @@ class Row(Strict):
     seeds: tuple[int, ...] | None = None  # differing from the experiment's
 
     def compared_with(self, factor: float | None) -> str | None:
-        """Return the row that it is compared with at a reduction factor."""
+        """The row to compare with at a reduction factor."""
         if not isinstance(self.compare, dict):
             return self.compare
         return None if factor is None else self.compare.get(factor)
@@ -107,7 +107,7 @@ class Pretraining(Strict):
     joined_rows: int = 0
 
     def values(self) -> dict[str, Any]:
-        """Return all that the result depends on."""
+        """All values that the result depends on."""
         values = _values(self, later=("start", "joined_rows", "objective"))
         if self.start is not None:
             values["start"] = load_pretraining(self.start).values()
@@ -153,11 +153,11 @@ class Experiment(Strict):
 
     @property
     def kind(self) -> TaskKind:
-        """The task, which is that of the model if the file says no other."""
+        """The task; by default that of the model."""
         return LABEL_WRITING if self.task == "label-writing" else _kind_of(self.model)
 
     def row_settings(self, name: str) -> tuple[Row, TrainingSettings]:
-        """Return a row and how it trains; both are checked."""
+        """A row and its training settings, validated."""
         row = self.rows[name]
         if row.method == "adapter":
             ConditionalAdapterConfig.from_dict(row.adapter)
@@ -172,17 +172,17 @@ class Experiment(Strict):
         return training
 
     def for_tuning(self) -> "Experiment":
-        """Return the experiment with all rows as in the file, evaluated on validation rows."""
+        """The experiment without tuned rates, evaluated on validation data."""
         data = self.data.model_copy(update={"evaluate_on": "validation"})
         return self.model_copy(update={"data": data, "tuned": {}})
 
     def row_seeds(self, name: str) -> tuple[int, ...]:
-        """Return the seeds of a row."""
+        """The seeds of a row."""
         seeds = self.rows[name].seeds
         return self.seeds if seeds is None else seeds
 
     def digest(self, name: str) -> str:
-        """Return a hash of all that a row's result depends on; a changed row runs again."""
+        """Hash of all values that a row's result depends on; a changed row runs again."""
         row = _values(self.rows[name], later=("pretraining",))
         for presentation in ("title", "seeds", "group", "compare", "training"):
             del row[presentation]
@@ -198,12 +198,12 @@ class Experiment(Strict):
 
 
 def _kind_of(model: str) -> TaskKind:
-    """Return what a model is for; one of our own reads texts."""
+    """The default task of a model; models from `scratch.yaml` read texts."""
     return TEXT_CLASSIFICATION if model.startswith(OWN) else default_task(model)
 
 
 def _own_values(model: str) -> dict[str, Any]:
-    """Return all that a model of our own depends on."""
+    """All values that a model from `scratch.yaml` depends on."""
     if not model.startswith(OWN):
         return {}
     scratch = _values(load_scratch(model.removeprefix(OWN)), later=("optimizer",))
@@ -211,7 +211,7 @@ def _own_values(model: str) -> dict[str, Any]:
 
 
 def _values(part: Strict, *, later: Collection[str]) -> dict[str, Any]:
-    """Return the fields, without defaults of those that came after the first results."""
+    """The fields, without defaults of fields added after the first results."""
     defaults = {name: field.default for name, field in type(part).model_fields.items()}
     values = part.model_dump()
     return {k: v for k, v in values.items() if k not in later or v != defaults[k]}
@@ -263,7 +263,7 @@ def _read(kind: type[_File], name: str, what: str) -> _File:
     path = FOLDER / name / f"{what}.yaml"
     if not path.exists():
         known = sorted(file.parent.name for file in FOLDER.glob(f"*/{what}.yaml"))
-        raise SystemExit(f"no {what} {name!r}. There are: {', '.join(known)}.")
+        raise SystemExit(f"Unknown {what} {name!r}. There are: {', '.join(known)}.")
     with _naming(path):
         return kind.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
 
@@ -278,7 +278,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def pretraining_of(row: Row) -> Pretraining | None:
-    """Return the pretraining that a row starts from.
+    """The pretraining that a row starts from.
 
     Args:
         row: A row. An adapter of the package has the name of the pretraining that made it.
@@ -291,7 +291,7 @@ def pretraining_of(row: Row) -> Pretraining | None:
 
 
 def experiment_names() -> list[str]:
-    """Return the names of all experiments."""
+    """The names of all experiments."""
     return sorted(path.parent.name for path in FOLDER.glob("*/config.yaml"))
 
 
@@ -309,7 +309,9 @@ def load_experiment(name: str) -> Experiment:
     """
     path = FOLDER / name / "config.yaml"
     if not path.exists():
-        raise SystemExit(f"no experiment {name!r}. There are: {', '.join(experiment_names())}.")
+        raise SystemExit(
+            f"Unknown experiment {name!r}. There are: {', '.join(experiment_names())}."
+        )
     with _naming(path):
         experiment = Experiment.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
         for name_of_row, row in experiment.rows.items():
@@ -334,7 +336,7 @@ def load_experiment(name: str) -> Experiment:
 
 
 def read_tuning(name: str) -> dict[str, Any]:
-    """Return what `tune` wrote: for each row the quality by learning rate, and the choice."""
+    """The results of `tune`: for each row the quality by learning rate, and the choice."""
     path = FOLDER / name / "tuning.json"
     if not path.exists():
         return {}

@@ -26,7 +26,7 @@ _JOINED_RATE = 8_000  # samples per second
 
 @cache
 def load_data(data: Data, kind: TaskKind) -> "tuple[datasets.Dataset, datasets.Dataset]":
-    """Return the rows that train and those that are evaluated.
+    """Training rows and evaluated rows.
 
     Args:
         data: Which rows.
@@ -50,14 +50,14 @@ def load_data(data: Data, kind: TaskKind) -> "tuple[datasets.Dataset, datasets.D
     if data.evaluate_on == "validation":
         train, test = _part(kind, train, data.validation_rows)
     if test is None:
-        raise SystemExit("data needs test_rows or test_split.")
+        raise SystemExit("`data` needs test_rows or test_split. Add one to config.yaml.")
     if data.train_rows is not None and data.train_rows < len(train):
         train = _part(kind, train, data.train_rows)[1]
     return train, test
 
 
 def unlabelled_rows(data: Data, kind: TaskKind) -> "datasets.Dataset":
-    """Return the inputs of the rows that train.
+    """Inputs of the training rows.
 
     Args:
         data: Which rows. Without a test part, all rows of the source, which needs no targets then.

@@ -1,4 +1,4 @@
-"""Figures of the documentation, from the results files alone."""
+"""Figures of the documentation, from the result files alone."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def docs() -> Path:
-    """Return the folder of the documentation."""
+    """The folder of the documentation."""
     return _config.FOLDER.parent / "docs"
 
 

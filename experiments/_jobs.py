@@ -69,7 +69,7 @@ def do_all(
                 failed.append(futures[future])
                 messages.print("".join(traceback.format_exception(error)), markup=False)
     if failed:
-        raise SystemExit(f"failed, and can be run again: {failed}.")
+        raise SystemExit(f"These jobs failed and can be run again: {failed}.")
 
 
 def _use_threads(threads: int | None) -> None:

@@ -61,7 +61,7 @@ class LabelWriter(TaskDefaults):
         return self.writer.max_length
 
     def encode(self, rows: Columns) -> dict[str, list[Any]]:
-        """Tokenise texts, and the names of their classes as what is to be written."""
+        """Tokenise texts, and the names of their classes as targets."""
         columns: dict[str, Sequence[Any]] = {"text": rows["text"]}
         if "label" in rows:
             columns["target"] = [self.labels[label] for label in rows["label"]]

@@ -53,7 +53,7 @@ def build_task(experiment: Experiment, row: Row, labels: Sequence[str], workspac
 
 
 def _start(experiment: Experiment, row: Row, workspace: Path) -> tuple[str, Path | None]:
-    """Return the name of the model and the folder of the adapter that a row starts from."""
+    """Model name and adapter folder that a row starts from."""
     if row.pretraining is not None:
         return pretrained(row.pretraining, experiment.model, workspace)
     init = None if row.init is None else find_adapter(row.init)
@@ -61,7 +61,7 @@ def _start(experiment: Experiment, row: Row, workspace: Path) -> tuple[str, Path
 
 
 def pretrained(name: str, model: str, workspace: Path) -> tuple[str, Path]:
-    """Return what a pretraining left.
+    """Model and adapter of a pretraining.
 
     Args:
         name: Of the pretraining.
@@ -77,14 +77,14 @@ def pretrained(name: str, model: str, workspace: Path) -> tuple[str, Path]:
     folder = workspace / name
     if not (folder / "adapter").is_dir():
         raise SystemExit(
-            f"{folder} has no adapter; first run python -m experiments pretrain {name}."
+            f"{folder} has no adapter. Run `python -m experiments pretrain {name}` first."
         )
     own = folder / "model"
     return str(own) if own.is_dir() else model_name(model, workspace), folder / "adapter"
 
 
 def model_name(model: str, workspace: Path) -> str:
-    """Return where the model of an experiment or of a pretraining is.
+    """Path or name of the model of an experiment or pretraining.
 
     Args:
         model: A packaged model, or one of our own.
@@ -101,12 +101,12 @@ def model_name(model: str, workspace: Path) -> str:
     name = model.removeprefix(OWN)
     folder = workspace / name / "model"
     if not folder.is_dir():
-        raise SystemExit(f"no {folder}; first run python -m experiments scratch {name}.")
+        raise SystemExit(f"{folder} is missing. Run `python -m experiments scratch {name}` first.")
     return str(folder)
 
 
 def count_new_parameters(task: Task, method: str) -> tuple[int, int]:
-    """Count what a method adds to a model, without its task head, and what the model has.
+    """New parameters of a method, without the task head, and parameters of the model.
 
     Args:
         task: From `build_task`.
@@ -127,7 +127,7 @@ def count_new_parameters(task: Task, method: str) -> tuple[int, int]:
 
 
 def _heads(task: Task) -> list[nn.Module]:
-    """Return what conditional adapters train as the head, so that all methods train the same."""
+    """The head that conditional adapters train, so that all methods train the same head."""
     sites = find_sites(task.model)
     return [task.model.get_submodule(path) for path in head_names(sites, None)]
 

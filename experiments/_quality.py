@@ -1,7 +1,8 @@
-"""How results keep what `Task.tally` counts row by row, so that runs can be compared in pairs.
+"""Row-wise outcomes of `Task.tally` in result files, for paired comparisons.
 
-A quality is a ratio of sums over rows: right rows over rows, or wrong words over words. `Outcomes`
-has both parts of each row; resampling rows then gives an interval for any difference.
+A quality is a ratio of sums over rows: correct rows over rows, or wrong words over words.
+`Outcomes` has numerator and denominator of each row; resampling rows gives an interval for any
+difference.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,11 +16,11 @@ Stored = dict[str, Any]
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What each row adds to the quality of a run.
+    """Numerator and denominator of the quality, by row.
 
     Attributes:
-        points: Of each row; for example whether it is right, or its wrong words.
-        sizes: What the points of each row are out of; for example 1, or its words.
+        points: Numerator of each row: whether it is correct, or its wrong words.
+        sizes: Denominator of each row: 1, or its words.
     """
 
     points: np.ndarray
@@ -28,11 +29,11 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Quality:
-    """How one kind of task is judged.
+    """The metric of one kind of task.
 
     Attributes:
-        key: The metric, as `Task.score` and the results call it.
-        title: What the tables call it.
+        key: Name of the metric in `Task.score` and in results.
+        title: Name in tables.
         lower_is_better: Whether it counts errors.
         pack: Writes outcomes into a result.
         unpack: Reads what `pack` wrote, of so many rows.
@@ -46,12 +47,12 @@ class Quality:
 
     @property
     def heading(self) -> str:
-        """What stands above a column of it."""
+        """Heading of its column."""
         return f"{self.title} (lower is better)" if self.lower_is_better else self.title
 
 
 def _pack_accuracy(outcomes: Outcomes) -> Stored:
-    """Write which rows are right as hexadecimal digits."""
+    """Write the correct rows as hexadecimal digits."""
     return {"is_right": np.packbits(outcomes.points.astype(bool)).tobytes().hex()}
 
 
@@ -83,7 +84,7 @@ _QUALITIES: Mapping[str, Quality] = {
 
 
 def quality_of(task_name: str) -> Quality:
-    """Return what is measured on a kind of task.
+    """The quality measured on a kind of task.
 
     Args:
         task_name: The name of a `TaskKind`.
@@ -96,7 +97,7 @@ def quality_of(task_name: str) -> Quality:
     """
     if task_name not in _QUALITIES:
         raise SystemExit(
-            f"experiments do not measure {task_name!r} yet, only {', '.join(_QUALITIES)}; add it "
-            "to experiments/_quality.py."
+            f"Experiments do not support the task {task_name!r}. They support "
+            f"{', '.join(_QUALITIES)}. Add the task to experiments/_quality.py."
         )
     return _QUALITIES[task_name]

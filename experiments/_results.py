@@ -1,4 +1,4 @@
-"""`results.json`: what each run of an experiment gave, written after every run."""
+"""`results.json`: the results of an experiment, written after every run."""
 
 import json
 from collections.abc import Callable
@@ -16,12 +16,12 @@ Run = dict[str, Any]
 
 
 def results_path(name: str) -> Path:
-    """Return where the results of an experiment are."""
+    """Path of the results of an experiment."""
     return _config.FOLDER / name / "results.json"
 
 
 def read_results(name: str) -> dict[str, Any]:
-    """Return the results so far: `runs` by row and seed, `speed` and `compiled_speed` by row."""
+    """The results so far: `runs` by row and seed, `speed` and `compiled_speed` by row."""
     path = results_path(name)
     if not path.exists():
         return _empty()
@@ -30,7 +30,7 @@ def read_results(name: str) -> dict[str, Any]:
 
 
 def write_run(name: str, row: str, seed: int, run: Run) -> None:
-    """Add one run to the results, whole or not at all; runs of other processes are kept."""
+    """Add one run to the results atomically; runs of other processes are kept."""
 
     def add(results: dict[str, Any]) -> None:
         results["runs"].setdefault(row, {})[str(seed)] = run
@@ -50,7 +50,7 @@ def _empty() -> dict[str, Any]:
 
 
 def is_current(experiment: Experiment, name: str, row: str, seed: int) -> bool:
-    """Tell whether a run is there and was made with the settings of today's file."""
+    """Whether a run exists and has the settings of the current file."""
     run = read_results(name)["runs"].get(row, {}).get(str(seed))
     return run is not None and run["settings"] == experiment.digest(row)
 
@@ -62,7 +62,7 @@ def update_json(
 
     Args:
         path: The file, replaced as a whole.
-        default: What a file that is not there yet would hold.
+        default: Contents if the file does not exist.
         change: Changes the contents in place.
     """
     with FileLock(path.with_suffix(".lock")):

@@ -107,7 +107,7 @@ def count_flops(task: Task, rows: "datasets.Dataset") -> FlopCount:
 
 
 def _mean_count(task: Task, rows: "datasets.Dataset") -> FlopCount:
-    """Return the mean over recordings; all for which n / r tokens suffice cost the least."""
+    """Mean over recordings; those whose speech fits n / r tokens cost the same."""
     lengths: list[int] = []
     for start in range(0, len(rows), task.chunk_size):
         end = min(start + task.chunk_size, len(rows))

@@ -84,7 +84,7 @@ def run_scratch(scratch: Scratch, output: Path, *, resume: bool) -> dict[str, An
 
 
 def _optimizer(model: nn.Module, name: str, learning_rate: float) -> Optimizer | None:
-    """Return the optimiser, None for the usual one, which is AdamW."""
+    """The optimiser; None for the default, AdamW."""
     if name == "adamw":
         return None
     optimizer: Optimizer = Adafactor(

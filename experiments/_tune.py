@@ -61,7 +61,7 @@ def tune_row(
 
 
 def _measured(name: str, row_name: str, settings: str) -> dict[str, list[float]]:
-    """Return the qualities so far by rate, one for each seed, if the row is still the same."""
+    """Qualities so far by rate, one for each seed, if the row has not changed."""
     entry = read_tuning(name).get(row_name, {})
     if entry.get("settings") != settings:
         return {}

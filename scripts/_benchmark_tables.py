@@ -1,4 +1,4 @@
-"""The sections of the page of benchmarks: each turns one report into Markdown."""
+"""Sections of the benchmark page: each renders one report as Markdown."""
 
 import math
 from collections.abc import Mapping
@@ -7,8 +7,8 @@ from typing import Any
 from scripts._encoder_tables import describe, table
 
 
-def minilm(report: Mapping[str, Any]) -> str:
-    """Return `coda bench` on MiniLM."""
+def minilm_table(report: Mapping[str, Any]) -> str:
+    """The table of `coda bench` on MiniLM."""
     rows = [
         (
             row["encoder"],
@@ -19,14 +19,18 @@ def minilm(report: Mapping[str, Any]) -> str:
         )
         for row in report["rows"]
     ]
-    heads = ("encoder", "ms", "speed-up over dense adapters", "FLOP ratio", "share of it reached")
-    return f"{report['setting']}, torch {report['torch']}: `coda bench --json`.\n\n" + table(
-        heads, rows
-    )
+    heads = ("encoder", "ms", "speed-up over dense adapters", "FLOP ratio", "speed-up / FLOP ratio")
+    return table(heads, rows)
+
+
+def minilm(report: Mapping[str, Any]) -> str:
+    """Settings and table of `coda bench` on MiniLM."""
+    about = f"{report['setting']}, torch {report['torch']}: `coda bench --json`."
+    return f"{about}\n\n{minilm_table(report)}"
 
 
 def lengths(report: Mapping[str, Any]) -> str:
-    """Return time and speed-up by length; see `draw_lengths`."""
+    """Latency and speed-up by length; `draw_lengths` draws them."""
     rows = report["results"]["rows"]
     times = {(row["tokens"], row["encoder"]): row for row in rows}
     lengths, encoders = (sorted({n for n, _ in times}), list(dict.fromkeys(e for _, e in times)))
@@ -41,28 +45,32 @@ def lengths(report: Mapping[str, Any]) -> str:
     ]
     growth = {e: _growth([times[length, e] for length in lengths]) for e in encoders}
     slopes = "; ".join(f"{name}: {slope:.2f}" for name, slope in growth.items())
-    heads = ("tokens", "ms, dense + adapter", *(f"{name}, of the FLOP ratio" for name in shown))
+    heads = (
+        "tokens",
+        "ms, dense + adapter",
+        *(f"{name}: speed-up of FLOP ratio" for name in shown),
+    )
     return (
         f"One text of MiniLM's size, random weights, {describe(report)}\n\n"
-        f"![Time over tokens, both axes logarithmic](images/lengths.png)\n\n"
+        f"![Latency over tokens, both axes logarithmic](images/lengths.png)\n\n"
         f"{table(heads, cells)}\n\n"
-        f"Time grows with this power of the length, from the shortest to the longest: {slopes}."
+        f"Latency grows with this power of the length, from shortest to longest: {slopes}."
     )
 
 
 def _growth(rows: list[Mapping[str, Any]]) -> float:
-    """Return the mean slope of time over tokens, both logarithmic."""
+    """Mean slope of latency over tokens on logarithmic axes."""
     first, last = rows[0], rows[-1]
     ratio = last["milliseconds"] / first["milliseconds"]
     return math.log(ratio) / math.log(last["tokens"] / first["tokens"])
 
 
 def ragged(report: Mapping[str, Any]) -> str:
-    """Return the throughput of texts of mixed lengths."""
+    """Throughput of texts of mixed lengths."""
     rows = [
         (
             name,
-            way,
+            way.replace("by length", "sorted").replace("as they come", "unsorted"),
             f"{row['tokens_per_second']}",
             f"{row['share_of_equal_lengths']:.2f}",
             f"{row['times_faster_than_dense']:.2f}x",
@@ -71,38 +79,48 @@ def ragged(report: Mapping[str, Any]) -> str:
         if isinstance(ways, dict)
         for way, row in ways.items()
     ]
-    heads = ("encoder", "texts", "tokens per second", "of equal lengths", "over dense adapters")
+    heads = (
+        "encoder",
+        "texts",
+        "tokens per second",
+        "of equal lengths",
+        "speed-up over dense adapters",
+    )
     shape = f"{report['results']['texts']} articles, lengths {report['lengths']} tokens"
     return f"{shape}, {describe(report)}\n\n{table(heads, rows)}"
 
 
 def peers(report: Mapping[str, Any]) -> str:
-    """Return what else a user might pick, beside conditional encoders."""
-    tables, apart = [], {}
-    for shape, candidates in report["results"].items():
-        rows = []
-        for name, row in candidates.items():
-            apart |= row.get("own_environment", {})
-            known = "milliseconds" in row
-            time = f"{row['milliseconds']['median']:.0f}" if known else "(ratio only)"
-            rows.append((name, time, f"{row['times_faster_than_plain']:.2f}x"))
-        tables.append(table((shape, "ms", "over the plain encoder"), rows))
-    what = f"BERT-base's size, random weights, {report['dtype']}"
-    if apart:
-        versions = ", ".join(f"{name} {version}" for name, version in apart.items())
-        tables.append(
-            f"Ratio only: {versions}, in an environment of its own, over its own plain model "
-            "(`python -m benchmarks.adapters_library`)."
+    """Latency of alternatives to conditional encoders."""
+    tables = [
+        table(
+            (shape, "ms", "speed-up over the plain encoder"),
+            [
+                (
+                    name.replace("packed", "prepacked"),
+                    f"{row['milliseconds']['median']:.0f}",
+                    f"{row['times_faster_than_plain']:.2f}x",
+                )
+                for name, row in candidates.items()
+            ],
         )
-    return f"{what}, {describe(report)}\n\n" + "\n\n".join(tables)
+        for shape, candidates in report["results"].items()
+    ]
+    about = f"BERT-base's size, random weights, {report['dtype']}, {describe(report)}"
+    return "\n\n".join([about, *tables])
 
 
 def routing_overhead(report: Mapping[str, Any]) -> str:
-    """Return what each piece of routing takes of a forward pass."""
+    """Share of each part of routing in a forward pass."""
+    names = {
+        "scores of the router": "router scores",
+        "choice and weights": "selection and weights",
+        "weighing and adding back": "weighted update",
+    }
     pieces = next(iter(report["results"].values()))
     rows = [
         (
-            piece,
+            names.get(piece, piece),
             *(
                 f"{found[piece]['milliseconds']:.2f} ms, {found[piece]['share_of_forward']:.1%}"
                 for found in report["results"].values()
@@ -118,7 +136,7 @@ def routing_overhead(report: Mapping[str, Any]) -> str:
 
 
 def int8(report: Mapping[str, Any]) -> str:
-    """Return accuracy with 8 bits, against float32."""
+    """Accuracy in 8 bits, compared with float32."""
     rows = [
         (
             name,
@@ -130,16 +148,16 @@ def int8(report: Mapping[str, Any]) -> str:
         )
         for name, row in report["results"].items()
     ]
-    heads = ("", "accuracy", "points against float32 (95 %)", "McNemar's p", "same class")
+    heads = ("", "accuracy", "difference to float32 in points (95 %)", "McNemar's p", "same class")
     part = f", {report['split']}" if report["split"] else ""
     if report.get("held_out"):
         part += f", {report['held_out']:.0%} held out"
-    what = f"{report['data']}{part}, {report['rows']} rows, r = {report['reduction_factor']:g}"
+    what = f"{report['data']}{part}, {report['rows']} examples, r = {report['reduction_factor']:g}"
     return f"{what}, {describe(report)}\n\n{table(heads, rows)}"
 
 
 def many_adapters(report: Mapping[str, Any]) -> str:
-    """Return mixed batches against others."""
+    """Latency of mixed batches."""
     rows = []
     for adapters, found in report["results"].items():
         for shape, batch in found["batches"].items():
@@ -155,14 +173,14 @@ def many_adapters(report: Mapping[str, Any]) -> str:
                 )
             )
     heads = (
-        "adapters", "MB, backbone and all", "rows x tokens", "ms, mixed", "over one adapter",
-        "over switched", "ms to swap one",
+        "adapters", "MB, model and adapters", "batch x tokens", "ms, mixed",
+        "speed-up over one adapter", "speed-up over switching", "ms to replace an adapter",
     )  # fmt: skip
     return f"Random adapters, {describe(report)}\n\n{table(heads, rows)}"
 
 
 def short_inputs(report: Mapping[str, Any]) -> str:
-    """Return speed-ups of short inputs."""
+    """Speed-ups of short inputs."""
     first, *factors = next(iter(report["results"].values()))
     rows = [
         (
@@ -172,7 +190,7 @@ def short_inputs(report: Mapping[str, Any]) -> str:
         )
         for shape, row in report["results"].items()
     ]
-    heads = ("rows x tokens", f"ms, {first}", *(n.removeprefix("conditional, ") for n in factors))
+    heads = ("batch x tokens", f"ms, {first}", *(n.removeprefix("conditional, ") for n in factors))
     load = report["machine"]["load_average"][0]
     where = f"MiniLM's size, random weights, {report['machine']['cores']} cores at load {load}"
     return (
@@ -182,7 +200,7 @@ def short_inputs(report: Mapping[str, Any]) -> str:
 
 
 def onnx(report: Mapping[str, Any]) -> str:
-    """Return times in ONNX Runtime."""
+    """Latency in ONNX Runtime."""
     rows = []
     for name, precisions in report["results"].items():
         for precision, row in precisions.items():
@@ -196,13 +214,14 @@ def onnx(report: Mapping[str, Any]) -> str:
                     f"{row['times_faster_than_dense_float32']:.1f}x",
                 )
             )
-    heads = ("encoder", "weights", "MB", "ms", "over dense, same weights", "over dense, float32")
+    over = ("speed-up over dense, same type", "speed-up over dense, float32")
+    heads = ("encoder", "type", "MB", "ms", *over)
     shape = f"Random weights, {report['batch_size']} x {report['tokens']} tokens"
     return f"{shape}, {describe(report)}\n\n{table(heads, rows)}"
 
 
-def conformer(report: Mapping[str, Any]) -> str:
-    """Return times of Conformer layers."""
+def conformer_table(report: Mapping[str, Any]) -> str:
+    """The table of Conformer layers."""
     rows = [
         (
             {"convolutions": "convolutions alone"}.get(name, name),
@@ -213,13 +232,18 @@ def conformer(report: Mapping[str, Any]) -> str:
         )
         for name, row in report["results"].items()
     ]
-    heads = ("layers", "ms", "times faster", "times fewer FLOPs", "convolution's share of time")
+    heads = ("layers", "ms", "speed-up", "FLOP ratio", "share of the convolution in latency")
+    return table(heads, rows)
+
+
+def conformer(report: Mapping[str, Any]) -> str:
+    """Settings and table of Conformer layers."""
     shape = f"Random weights, {report['batch_size']} x {report['frames']} frames"
-    return f"{shape}, {describe(report)}\n\n{table(heads, rows)}"
+    return f"{shape}, {describe(report)}\n\n{conformer_table(report)}"
 
 
 def soft_topk(report: Mapping[str, Any]) -> str:
-    """Return the methods of soft top-k."""
+    """Latency of the methods of soft top-k."""
     names = {"coor_descent": "coordinate descent, colt5-attention", "torch.topk": "`torch.topk`"}
     rows = [
         (
@@ -232,4 +256,4 @@ def soft_topk(report: Mapping[str, Any]) -> str:
         for name, row in methods.items()
     ]
     shape = f"Scores {report['shape']}, k = {report['top_k']}, {report['num_iterations']} rounds"
-    return f"{shape}, {describe(report)}\n\n" + table(("method", "", "ms", "times faster"), rows)
+    return f"{shape}, {describe(report)}\n\n" + table(("method", "", "ms", "speed-up"), rows)

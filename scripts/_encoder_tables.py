@@ -1,4 +1,4 @@
-"""Tables of encoders for the page of benchmarks, and what all its tables share."""
+"""Tables of encoders for the benchmark page, and helpers that all its tables share."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -7,8 +7,8 @@ _ENCODER_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "milliseconds": ("ms", lambda value: f"{value['median']:.0f}"),
     "times_faster": ("speed-up over dense adapters", "{:.2f}x".format),
     "flop_ratio": ("FLOP ratio", "{:.2f}x".format),
-    "share_of_flop_ratio": ("share of it reached", "{:.2f}".format),
-    "time_over_floor": ("time over floor", "{:.2f}".format),
+    "share_of_flop_ratio": ("speed-up / FLOP ratio", "{:.2f}".format),
+    "time_over_floor": ("over lower bound", "{:.2f}".format),
     "flop_ratio_of_forward": ("FLOP ratio of the forward pass", "{:.2f}x".format),
     "peak_megabytes": ("MB", "{}".format),
     "share_of_peak_memory": ("share of memory", "{:.2f}".format),
@@ -17,7 +17,7 @@ _REFERENCE = "dense + adapter"
 
 
 def encoder_tables(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """Write a table for each model, type and kind: one cell in full, several in short."""
+    """A table for each model, type and kind: all columns for one shape, fewer for several."""
     groups: dict[tuple[str, str, str], dict[str, Mapping[str, Any]]] = {}
     for key, report in reports.items():
         model, dtype, shape, kind = key.split(", ", 3)
@@ -27,13 +27,14 @@ def encoder_tables(reports: Mapping[str, Mapping[str, Any]]) -> str:
         first = next(iter(cells.values()))
         shapes = next(iter(cells)) if len(cells) == 1 else f"{len(cells)} shapes"
         body = _one_cell(first) if len(cells) == 1 else _cells(cells)
-        about = f"{model}, {dtype}, {shapes}, {kind}{_how(first)}, {_describe_all(cells)}"
+        name = kind.replace("packed", "prepacked")
+        about = f"{model}, {dtype}, {shapes}, {name}{_how(first)}, {_describe_all(cells)}"
         tables.append(f"{about}\n\n{body}")
     return "\n\n".join(tables)
 
 
 def _how(report: Mapping[str, Any]) -> str:
-    """Name the attention, and an allocator that the measurement has noted."""
+    """The attention implementation and the allocator, where the report has them."""
     text = f", {report['attention']} attention" if "attention" in report else ""
     allocator = report.get("allocator")
     if allocator is None:
@@ -44,7 +45,7 @@ def _how(report: Mapping[str, Any]) -> str:
 
 
 def _one_cell(report: Mapping[str, Any]) -> str:
-    """Write a row for each candidate; a training step has memory in place of the floor."""
+    """A row for each candidate; training steps have memory in place of the lower bound."""
     rows = report["results"]
     keys = [key for key in _ENCODER_COLUMNS if key in next(iter(rows.values()))]
     heads = ["encoder", *(_ENCODER_COLUMNS[key][0] for key in keys)]
@@ -58,11 +59,11 @@ def _one_cell(report: Mapping[str, Any]) -> str:
 
 
 def _cells(cells: Mapping[str, Mapping[str, Any]]) -> str:
-    """Write a row for each shape, the smallest first."""
+    """A row for each shape, the smallest first."""
     shapes = sorted(cells, key=_size)
     names = [name for name in cells[shapes[0]]["results"] if name.startswith("conditional")]
     is_step = "peak_megabytes" in cells[shapes[0]]["results"][_REFERENCE]
-    last = ("share_of_peak_memory", "memory") if is_step else ("time_over_floor", "over floor")
+    last = "share_of_peak_memory" if is_step else "time_over_floor"
     ratio = "flop_ratio_of_forward" if is_step else "flop_ratio"
     rows = []
     for shape in shapes:
@@ -77,11 +78,11 @@ def _cells(cells: Mapping[str, Mapping[str, Any]]) -> str:
             share = found["times_faster"] / found[ratio]
             row.append(
                 f"{found['times_faster']:.2f}x of {found[ratio]:.2f}x, {share:.2f}, "
-                f"{found[last[0]]:.2f}"
+                f"{found[last]:.2f}"
             )
         rows.append(row)
-    heads = ["rows x tokens", f"ms, {_REFERENCE}", *([] if is_step else ["over floor"])]
-    heads += [f"{name.removeprefix('conditional, ')}: speed-up, share, {last[1]}" for name in names]
+    heads = ["batch x tokens", f"ms, {_REFERENCE}", *([] if is_step else ["over lower bound"])]
+    heads += [name.removeprefix("conditional, ") for name in names]
     return table(heads, rows)
 
 
@@ -91,7 +92,7 @@ def _size(shape: str) -> tuple[int, int]:
 
 
 def _describe_all(cells: Mapping[str, Mapping[str, Any]]) -> str:
-    """Say with what the cells of a table were made, and which of them by which command."""
+    """Settings of a table, and the command of each of its cells."""
     settings: dict[str, dict[str, list[str]]] = {}
     for shape in sorted(cells, key=_size):
         commands = settings.setdefault(_setting(cells[shape]), {})
@@ -107,7 +108,7 @@ def _describe_all(cells: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def describe(report: Mapping[str, Any]) -> str:
-    """Say with what a report was made, and by which command."""
+    """Threads, versions, commit and command of a report."""
     return f"{_setting(report)}, {_command(report)}."
 
 
@@ -121,7 +122,7 @@ def _command(report: Mapping[str, Any]) -> str:
 
 
 def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Write a table in Markdown."""
+    """A table in Markdown."""
     heads = list(heads)
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""The tables of benchmarks/results/gpu.json."""
+"""Tables of benchmarks/results/gpu.json."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,10 +9,10 @@ _EAGER, _GRAPH, _STEP = "eager", "CUDA graph", "step"
 
 
 def gpu_tables(report: Mapping[str, Any]) -> str:
-    """Return models, training steps and operators, with what they ran on.
+    """Settings and tables of models, training steps and operators.
 
     Args:
-        report: The report of `benchmarks.gpu`.
+        report: Report of `benchmarks.gpu`.
 
     Returns:
         Markdown.
@@ -46,7 +46,9 @@ def _forward(name: str, parts: Mapping[str, Any]) -> str:
                 _figure(graph, "share_of_flop_ratio", ".2f"),
             )
         )
-    heading = (name, "eager, ms", "faster", "CUDA graph, ms", "faster", "FLOP ratio", "share")
+    heading = (
+        name, "eager, ms", "speed-up", "CUDA graph, ms", "speed-up", "FLOP ratio", "share",
+    )  # fmt: skip
     return table(heading, rows)
 
 
@@ -63,7 +65,7 @@ def _steps(steps: Mapping[str, Mapping[str, Any]]) -> str:
         for name, candidates in steps.items()
         for candidate, row in candidates.items()
     ]
-    return table(("training step, eager", "ms", "faster", "peak megabytes"), rows)
+    return table(("training step, eager", "ms", "speed-up", "peak MB"), rows)
 
 
 def _operators(shapes: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
@@ -77,7 +79,7 @@ def _operators(shapes: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     return table(("operator, microseconds", *ways), rows)
 
 
-# What failed was not measured: it has its error in place of figures.
+# A failed part has an error in place of figures.
 def _milliseconds(row: Mapping[str, Any]) -> str:
     return f"{row['milliseconds']['median']:.1f}" if "milliseconds" in row else "failed"
 

@@ -26,7 +26,7 @@ STYLE = """
 
 
 def draw() -> str:
-    """Return the picture: eight tokens, of which two pass the frozen layer, as for r = 4."""
+    """The picture: eight tokens, two of which pass through the frozen layer (r = 4)."""
     centres = [100 + 50 * index for index in range(8)]
     parts = [_tokens(centres, y=50), _tokens(centres, y=494)]
     for centre, score, index in zip(centres, SCORES, range(8), strict=True):

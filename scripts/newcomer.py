@@ -1,8 +1,8 @@
-"""What scripts/newcomer.sh runs in an empty environment: pages of the docs, from top to bottom.
+"""Pages of the docs, run from top to bottom by scripts/newcomer.sh in an empty environment.
 
-The folder holds what a newcomer would bring: a pretrained model (MiniLM, by the name that the
-pages use, since there is no hub here), and short texts of BBC News in three classes. Every `coda`
-command and every snippet of the pages runs in the order in which they stand, as they stand.
+The folder gets a pretrained model (MiniLM, under the name that the pages use, without a hub), and
+short texts of BBC News in three classes. Every `coda` command and every snippet of the pages runs
+unchanged and in order.
 """
 
 import json
@@ -24,7 +24,7 @@ from conditional_adapters.toolkit.assets import (
 PAGES = ("quickstart", "peft", "choosing-r", "seeing-the-routing", "export")
 TOPICS = ("business", "sports", "tech")
 WORDS = 40
-# Files that the walk must have left.
+# Files that the pages must have written.
 MADE = (
     "runs/mine/adapter/adapter_model.safetensors",  # coda train
     "predictions.jsonl",  # coda predict
@@ -67,14 +67,14 @@ def follow(page: str) -> None:
 
 
 def main() -> None:
-    """Bring the data, follow the pages, and check what they left."""
+    """Write the data, follow the pages, and check their files."""
     assert "site-packages" in str(ca.__file__), f"{ca.__file__} is not the installed wheel."
     bring()
     for page in PAGES:
         follow(page)
     missing = [name for name in MADE if not Path(name).exists()]
     if missing:
-        sys.exit(f"The pages promise what is not there: {missing}.")
+        sys.exit(f"The pages did not write these files: {missing}.")
     print(json.dumps({"version": ca.__version__, "pages": PAGES, "made": MADE}))
 
 

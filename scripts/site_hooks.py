@@ -1,4 +1,4 @@
-"""What mkdocs does beside building pages: formulas become MathML, which browsers draw alone.
+"""Hook of mkdocs: converts formulas to MathML, which browsers render without a script.
 
 GitHub reads `$...$` and `$$...$$` as well. MathJax or KaTeX would be a megabyte to fetch.
 """

@@ -89,7 +89,7 @@ def read(reports: list[Path]) -> dict[str, dict[str, Cell]]:
 
 
 def show(cell: Cell | None, column: str, notes: list[str]) -> str:
-    """Return the text of a cell; its reasons join the notes."""
+    """Text of a cell; adds its reasons to the notes."""
     if cell is None:
         return NONE
     if cell.failed:
@@ -132,7 +132,7 @@ def render(table: dict[str, dict[str, Cell]]) -> str:
 
 
 def describe(model_type: str) -> str:
-    """Say what stands behind a type that has no tiny model."""
+    """Describe the test of a type without a tiny model."""
     path = composite_path(model_type)
     if path is not None:
         return f"- `{model_type}`: holds its encoder at `{path}`, whose own type applies."

@@ -1,23 +1,21 @@
-"""Time soft top-k against coordinate descent as published in colt5-attention.
+"""Latency of soft top-k, next to coordinate descent from colt5-attention.
 
-Every round draws fresh scores and measures all operators one after the other, in an order that
-changes, so that a busy machine slows all of them alike; ratios are taken within a round. Fresh
-scores matter: a sort of the same numbers again and again is learned by the branch predictor and
-appears several times faster than it is. See benchmarks/README.md for how to read the result.
+Every round draws fresh scores and measures all operators in random order, so that a busy machine
+slows all of them alike; ratios are taken within a round. Scores must be fresh: the branch predictor
+learns a repeated sort, which then appears several times faster than it is. benchmarks/README.md
+explains the result.
 """
 
-import argparse
 import random
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from colt5_attention import coor_descent
 from torch import Tensor
 
-from benchmarks._report import RESULTS, describe_run, write_report
+from benchmarks._report import describe_run, make_parser, parse, write_report
 from conditional_adapters.ops import soft_topk
 
 SHAPE, TOP_K, EPSILON, NUM_ITERATIONS = (16, 1024), 256, 0.1, 20
@@ -40,13 +38,13 @@ OPERATORS: dict[str, Operator] = {
 
 
 def forward(operator: Operator, logits: Tensor) -> None:
-    """Compute weights only."""
+    """The weights alone."""
     with torch.no_grad():
         operator(logits)
 
 
 def forward_backward(operator: Operator, logits: Tensor) -> None:
-    """Compute weights and the gradient of the logits for some cotangent."""
+    """The weights and the gradient of the logits."""
     logits = logits.detach().requires_grad_()
     weights = operator(logits)
     torch.autograd.grad(weights, logits, logits.detach()[:, : weights.shape[-1]])
@@ -63,7 +61,7 @@ def check_solution() -> None:
 
 
 def measure(num_rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Return milliseconds per call, by pass, operator and round."""
+    """Milliseconds per call, by pass, operator and round."""
     times: dict[str, dict[str, list[float]]] = {
         name: {operator: [] for operator in OPERATORS} for name in PASSES
     }
@@ -81,7 +79,7 @@ def measure(num_rounds: int) -> dict[str, dict[str, list[float]]]:
 
 
 def summarise(times: dict[str, list[float]]) -> Summary:
-    """Return the median and quartiles of each operator, and how much faster than the baseline."""
+    """Median and quartiles of each operator, and its speed-up over the baseline."""
     summary: Summary = {}
     for operator, values in times.items():
         ratios = [theirs / ours for theirs, ours in zip(times[BASELINE], values, strict=True)]
@@ -97,24 +95,9 @@ def _quartiles(values: list[float]) -> Quartiles:
     return {"median": round(median, 4), "q1": round(lower, 4), "q3": round(upper, 4)}
 
 
-def print_table(results: dict[str, Summary]) -> None:
-    """Print medians with quartiles in brackets, one line per pass and operator."""
-    print(f"{'pass':18}{'operator':14}{'ms':24}times faster than {BASELINE}")
-    for name, summary in results.items():
-        for operator, cell in summary.items():
-            columns = [f"{q['median']:.3f} [{q['q1']:.3f}, {q['q3']:.3f}]" for q in cell.values()]
-            print(f"{name:18}{operator:14}{columns[0]:24}{columns[1]}")
-
-
 def main() -> None:
     """Measure, print and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=200, help="measured rounds, at least 2")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
-    parser.add_argument("--output", type=Path, default=RESULTS / "soft_topk.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
+    arguments = parse(make_parser(__doc__, rounds=200, output="soft_topk.json"))
     random.seed(0)
     check_solution()
     run = describe_run("benchmarks.ops.soft_topk", "colt5-attention", with_processor=True) | {
@@ -129,7 +112,6 @@ def main() -> None:
     }
     results = {name: summarise(times) for name, times in measure(arguments.rounds).items()}
     write_report(arguments.output, run, results)
-    print_table(results)
 
 
 if __name__ == "__main__":

@@ -76,21 +76,6 @@ def test_the_picture_is_up_to_date() -> None:
     assert (DOCS / "images/conditional-layer.svg").read_text() == draw_layer.draw()
 
 
-def test_the_figures_of_the_front_page_are_those_of_the_experiments() -> None:
-    page = (DOCS / "experiments.md").read_text()
-    measured = page.partition("## BBC News, 512 tokens")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| ((?:dense|r = ).*) \|$", (DOCS / "index.md").read_text(), re.M)
-    assert len(rows) == 3
-    for row in rows:
-        method, accuracy, difference, *speeds = (cell.strip() for cell in row.split("|"))
-        (line,) = [line for line in measured.splitlines() if line.startswith(f"| {method} |")]
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        assert cells[1].split()[0] == accuracy.split()[0]
-        assert cells[3] == difference
-        assert len(speeds) == 3
-        assert cells[7:] == speeds
-
-
 def test_the_tests_that_hold_our_answers_exist() -> None:
     page = (DOCS / "what-users-ask.md").read_text()
     rows = re.findall(r"^\| .*\[\S+#\d+\].*\| (.+) \|$", page, flags=re.MULTILINE)

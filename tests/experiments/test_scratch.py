@@ -80,7 +80,7 @@ def workspace(tmp_path_factory):
         patch.setattr(_config, "FOLDER", root / "experiments")
         patch.chdir(root)
         failed = CliRunner().invoke(command.app, ["run", "words"])
-        assert "first run python -m experiments scratch t5" in str(failed.exception)
+        assert "Run `python -m experiments scratch t5` first" in str(failed.exception)
         for arguments in (
             ("scratch", "t5"), ("pretrain", "distilled"), ("pretrain", "spans"),
             ("pretrain", "further"), ("run", "words"),

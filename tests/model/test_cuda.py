@@ -9,8 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import conditional_adapters as ca
-from benchmarks._gpu_cells import capture
-from benchmarks._gpu_observations import synchronisations
+from benchmarks._gpu_cells import capture, synchronisations
 from conditional_adapters import ops
 from conditional_adapters.model.attachment import adapter_parameters
 from conditional_adapters.model.structure import find_sites
