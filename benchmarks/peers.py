@@ -2,8 +2,8 @@
 
 Random weights, float32. All take turns in every round, in random order and with a pause before
 each, and ratios to the plain encoder are taken within a round. "Packed" means prepacked weights
-(`prepack_weights`). `--compile` adds compiled candidates, prepacked or not, and torchao's 8 bits. The
-quality of the alternatives is not measured.
+(`prepack_weights`). `--compile` adds compiled candidates, prepacked or not, and torchao's 8 bits.
+The quality of the alternatives is not measured.
 """
 
 import copy

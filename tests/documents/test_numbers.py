@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from tests.test_readme import ROOT
+from tests.helpers import ROOT
 
 from experiments import _report
 from scripts import numbers
