@@ -1,4 +1,4 @@
-"""The configuration of conditional adapters: one frozen record, checked when it is made."""
+"""Configuration of conditional adapters: a frozen record that checks its values."""
 
 import dataclasses
 import difflib
@@ -13,27 +13,26 @@ from .ops import ACTIVATIONS, SoftTopKMethod
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConditionalAdapterConfig:
-    """What `attach` adds to a model, and how its tokens are routed.
+    """Configuration of the adapters, routers and attention that `attach` adds to a model.
 
     Attributes:
         reduction_factor: r, a number >= 1: each conditional layer processes `ceil(n / r)` of n
-            tokens. A tuple makes an elastic adapter: training samples one of the values for each
-            forward pass, and the first is used otherwise. At 1 every token is processed, which is
-            the dense parallel adapter.
+            tokens. 1 processes every token (a dense parallel adapter). A tuple makes an elastic
+            adapter: training samples a value for each forward pass, inference uses the first.
         adapter_dim: Width of the adapter's bottleneck, >= 1.
         adapter_activation: Name of the adapter's non-linearity.
-        attention_mode: "k_to_k": chosen tokens attend to chosen tokens. "k_to_all": they attend to
-            all tokens; not available for every family.
+        attention_mode: "k_to_k": selected tokens attend to selected tokens. "k_to_all": they
+            attend to all tokens; not available for every family.
         epsilon: Temperature of the soft top-k, > 0, in units of the router's logits.
         soft_topk: "exact" or the paper's "iterative" (see `soft_topk`).
         gate: "weighted" multiplies the heavy branch's update by the routing weight;
             "straight_through" uses 1 forward and the weight's gradient backward.
-        dense_layers: Encoder layers, counted from 0 (negative from the end), that process every
-            token and only get an adapter.
-        adapt_decoder: Give the decoder of an encoder-decoder model parallel adapters. It stays
-            dense either way.
+        dense_layers: Indices of encoder layers that process every token and only get an adapter;
+            negative ones count from the end.
+        adapt_decoder: Add parallel adapters to the decoder of an encoder-decoder model. The
+            decoder stays dense.
         train_norms: Train the layer norms. The adapter owns the trained copies.
-        modules_to_save: Names of further modules that are trained and saved with the adapter. None
+        modules_to_save: Names of other modules that are trained and saved with the adapter. None
             means the task head of a classification or question-answering model.
         router_kind: "learned", or a baseline that ignores the content: "random", "first",
             "strided".
@@ -60,45 +59,49 @@ class ConditionalAdapterConfig:
     router_kind: RouterKind = "learned"
 
     def __post_init__(self) -> None:
-        # JSON has lists only; the record keeps tuples, so that it is hashable.
+        # JSON has lists only; tuples make the record hashable.
         for name in ("reduction_factor", "dense_layers", "modules_to_save"):
             value = getattr(self, name)
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
-        _check_reduction_factor(self.reduction_factor)
-        _check(
-            _is_int(self.adapter_dim) and self.adapter_dim >= 1,
-            "adapter_dim",
-            self.adapter_dim,
-            "a whole number of at least 1",
-        )
-        _check(
-            _is_number(self.epsilon) and 0 < self.epsilon < float("inf"),
-            "epsilon",
-            self.epsilon,
-            "a number above 0 (0.02 to 1 is usual)",
-        )
-        _check_choice("adapter_activation", self.adapter_activation, tuple(ACTIVATIONS))
-        _check_choice("attention_mode", self.attention_mode, get_args(AttentionMode))
-        _check_choice("soft_topk", self.soft_topk, get_args(SoftTopKMethod))
-        _check_choice("gate", self.gate, get_args(Gate))
-        _check_choice("router_kind", self.router_kind, get_args(RouterKind))
-        for name in ("adapt_decoder", "train_norms"):
+        factors, saved = self.reduction_factor, self.modules_to_save
+        allowed = "a number or a non-empty tuple of numbers"
+        _check(factors != (), "reduction_factor", factors, allowed)
+        for factor in factors if isinstance(factors, tuple) else (factors,):
+            check_reduction_factor(factor)
+        ranges = {
+            "adapter_dim": (
+                _is_int(self.adapter_dim) and self.adapter_dim >= 1,
+                "a whole number of at least 1",
+            ),
+            "epsilon": (
+                _is_number(self.epsilon) and 0 < self.epsilon < float("inf"),
+                "a number above 0 (0.02 to 1 is usual)",
+            ),
+            "dense_layers": (
+                isinstance(self.dense_layers, tuple) and all(map(_is_int, self.dense_layers)),
+                "a tuple of layer numbers such as (0, -1)",
+            ),
+            "modules_to_save": (
+                saved is None
+                or (isinstance(saved, tuple) and all(isinstance(s, str) for s in saved)),
+                "None or a tuple of module names such as ('classifier',)",
+            ),
+            "adapt_decoder": (isinstance(self.adapt_decoder, bool), "True or False"),
+            "train_norms": (isinstance(self.train_norms, bool), "True or False"),
+        }
+        for name, (is_valid, allowed) in ranges.items():
+            _check(is_valid, name, getattr(self, name), allowed)
+        choices: dict[str, tuple[str, ...]] = {
+            "adapter_activation": tuple(ACTIVATIONS),
+            "attention_mode": get_args(AttentionMode),
+            "soft_topk": get_args(SoftTopKMethod),
+            "gate": get_args(Gate),
+            "router_kind": get_args(RouterKind),
+        }
+        for name, names in choices.items():
             value = getattr(self, name)
-            _check(isinstance(value, bool), name, value, "True or False")
-        _check(
-            isinstance(self.dense_layers, tuple) and all(map(_is_int, self.dense_layers)),
-            "dense_layers",
-            self.dense_layers,
-            "a tuple of layer numbers such as (0, -1)",
-        )
-        saved = self.modules_to_save
-        _check(
-            saved is None or (isinstance(saved, tuple) and all(isinstance(s, str) for s in saved)),
-            "modules_to_save",
-            saved,
-            "None or a tuple of module names such as ('classifier',)",
-        )
+            _check(value in names, name, value, "one of " + ", ".join(map(repr, names)))
 
     @property
     def elastic_factors(self) -> tuple[float, ...]:
@@ -153,21 +156,6 @@ def check_reduction_factor(value: object) -> float:
     is_valid = _is_number(value) and 1 <= value < float("inf")  # type: ignore[operator]
     _check(is_valid, "reduction_factor", value, "a number of at least 1 (1 processes every token)")
     return float(value)  # type: ignore[arg-type]
-
-
-def _check_reduction_factor(value: object) -> None:
-    if isinstance(value, tuple):
-        _check(
-            len(value) > 0, "reduction_factor", value, "a number or a non-empty tuple of numbers"
-        )
-        for factor in value:
-            check_reduction_factor(factor)
-    else:
-        check_reduction_factor(value)
-
-
-def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    _check(value in allowed, name, value, "one of " + ", ".join(map(repr, allowed)))
 
 
 def _check(is_valid: bool, name: str, value: object, allowed: str) -> None:

@@ -7,7 +7,7 @@
     ├── UnsupportedArchitectureError   (NotImplementedError)  no architecture record for the model
     ├── CheckpointError                (ValueError)           an adapter is missing or does not fit
     ├── AssetError                     (RuntimeError)         packaged weights or data are unusable
-    └── DataError                      (ValueError)           a data set or a row is unusable
+    └── DataError                      (ValueError)           a data set or an example is unusable
 
 Every message says what is wrong with the value, what is allowed, and what to do.
 """
@@ -42,4 +42,4 @@ class AssetError(ConditionalAdapterError, RuntimeError):
 
 
 class DataError(ConditionalAdapterError, ValueError):
-    """A data set or a row is unusable."""
+    """A data set or an example is unusable."""

@@ -23,7 +23,7 @@ TYPES = {
             "num_tokens",
             "dim",
             "heads",
-            "source_rows",
+            "num_sources",
         ),
         "i32",
     ),
@@ -50,7 +50,7 @@ CHOICES = {
 def compile_kernel(kernel: triton.JITFunction, rows: str, *, has_ones: bool) -> None:
     """Compile for a type of hidden states; sizes of 1 are constants, as in a launch."""
     types = TYPES | dict.fromkeys(ROWS, rows)
-    if not {"residual", "source_rows"}.isdisjoint(kernel.arg_names):
+    if not {"residual", "num_sources"}.isdisjoint(kernel.arg_names):
         types["out"] = rows
     constants = {name: 1 for name in kernel.arg_names if has_ones and types.get(name) == "i32"}
     constants |= {name: value for name, value in CHOICES.items() if name in kernel.arg_names}
@@ -60,7 +60,7 @@ def compile_kernel(kernel: triton.JITFunction, rows: str, *, has_ones: bool) -> 
     assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
 
 
-for part in ("gather_scatter", "light_branch", "pairs", "scoring", "selection", "soft_topk"):
+for part in ("gather_scatter", "light_branch", "pairs", "selection"):
     module = import_module(f"conditional_adapters.kernels.{part}")
     for name, kernel in vars(module).items():
         if isinstance(kernel, triton.JITFunction) and name.endswith("_kernel"):

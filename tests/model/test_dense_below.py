@@ -99,7 +99,7 @@ def test_copies_keep_the_limit_and_detaching_forgets_it() -> None:
 @pytest.mark.parametrize("num_tokens", [0, -1, 2.5])
 def test_a_limit_that_is_no_number_of_tokens_is_refused(num_tokens) -> None:
     model, _, _ = make("bert", "none", "k_to_k")
-    with pytest.raises(ca.ConfigError, match=rf"got {num_tokens}\. Take what `coda bench"):
+    with pytest.raises(ca.ConfigError, match=rf"got {num_tokens}\. Use the output of `coda bench"):
         ca.set_dense_below(model, num_tokens)
 
 

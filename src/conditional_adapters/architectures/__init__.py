@@ -1,7 +1,7 @@
-"""Names: one small record per family of models, and nothing else.
+"""One small record per family of models.
 
-The mechanism is in `modules`; a record says where a family keeps its layers and what the arguments
-of a layer mean.
+A record has the paths of the layers and the meaning of their arguments. The mechanism is in
+`modules`.
 """
 
 from ..modules import ArchitectureSpec as ArchitectureSpec
@@ -14,19 +14,13 @@ from . import (  # noqa: F401
     clip,
     conformer,
     deberta,
-    deit,
-    dinov2,
     dinov3,
-    distilbert,
     encoder_decoder,
-    eurobert,
-    mbart,
     modernbert,
     mpnet,
-    nomic_bert,
     pix2struct,
-    rembert,
     roberta_prelayernorm,
+    rotary,
     siglip,
     t5,
     t5gemma,

@@ -1,4 +1,4 @@
-"""Which record describes which model: a plain dictionary, filled by function calls."""
+"""Registry of architecture records by `config.model_type`."""
 
 from ..errors import ConfigError, UnsupportedArchitectureError
 from ..modules import ArchitectureSpec
@@ -9,7 +9,7 @@ _REFUSED: dict[str, str] = {}
 
 
 def register_architecture(spec: ArchitectureSpec) -> ArchitectureSpec:
-    """Make a family of models known to `attach`.
+    """Make `attach` support a family of models.
 
     Args:
         spec: The record.
@@ -18,7 +18,7 @@ def register_architecture(spec: ArchitectureSpec) -> ArchitectureSpec:
         The same record.
 
     Raises:
-        ConfigError: If one of its model types is known already.
+        ConfigError: If one of its model types has a record already.
     """
     for model_type in spec.model_types:
         if model_type in _SPECS:
@@ -31,52 +31,37 @@ def register_architecture(spec: ArchitectureSpec) -> ArchitectureSpec:
 
 
 def register_composite(model_type: str, path: str) -> None:
-    """Make a model known that holds the encoder as a model of its own, with its own type.
-
-    Args:
-        model_type: The `config.model_type` of the whole.
-        path: Where the encoder is, relative to the whole. Its own record applies.
-    """
+    """Register a model whose encoder, at `path`, is a model with its own type and record."""
     _COMPOSITES[model_type] = path
 
 
 def refuse_architecture(model_types: tuple[str, ...], reason: str) -> None:
-    """Note that models cannot run on a subset of their tokens; a later record overrules it.
+    """Register the reason why models cannot run on selected tokens, and alternatives.
 
     Args:
-        model_types: The `config.model_type` of each.
-        reason: What is in the way and what to use instead, in sentences that follow a colon.
+        model_types: The `config.model_type` of each. Records that users register take precedence.
+        reason: Complete sentences that follow a colon.
     """
     _REFUSED.update(dict.fromkeys(model_types, reason))
 
 
 def composite_path(model_type: str) -> str | None:
-    """Return where a composite model holds its encoder; None if it is not composite."""
+    """Return the path of the encoder in a composite model; None if it is not composite."""
     return _COMPOSITES.get(model_type)
 
 
 def supported_architectures() -> tuple[str, ...]:
-    """Return every `config.model_type` that `attach` knows, sorted."""
+    """Return every `config.model_type` that `attach` supports, sorted."""
     return tuple(sorted(_SPECS | _COMPOSITES))
 
 
 def refused_architectures() -> dict[str, str]:
-    """Return the model types that are known not to work, with the reasons."""
+    """Return the refused model types and the reasons."""
     return {t: reason for t, reason in _REFUSED.items() if t not in _SPECS}
 
 
 def architecture_of(model_type: str) -> ArchitectureSpec:
-    """Return the record of a model type.
-
-    Args:
-        model_type: A model's `config.model_type`.
-
-    Returns:
-        The record.
-
-    Raises:
-        UnsupportedArchitectureError: If there is none.
-    """
+    """Return the record of a `config.model_type`; raise `UnsupportedArchitectureError` if none."""
     reason = refused_architectures().get(model_type)
     if reason is not None:
         raise UnsupportedArchitectureError(

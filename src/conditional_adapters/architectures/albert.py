@@ -1,6 +1,6 @@
-"""ALBERT: BERT with one layer that is applied again and again.
+"""ALBERT: BERT with one layer that is applied several times.
 
-The layer gets one adapter and one router, which decides afresh in every application.
+The layer gets one adapter and one router, which selects tokens in each application anew.
 """
 
 from transformers import PretrainedConfig
@@ -11,7 +11,7 @@ from ._registry import register_architecture
 
 def _has_several_groups(config: PretrainedConfig) -> str | None:
     groups = config.num_hidden_groups
-    return None if groups == 1 else f"it has {groups} groups of layers, and one is supported"
+    return None if groups == 1 else f"it has {groups} groups of layers, only one is supported"
 
 
 ALBERT = register_architecture(

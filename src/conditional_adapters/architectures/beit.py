@@ -1,7 +1,7 @@
-"""BEiT: as ViT, with relative positions, of all layers in common or of each its own.
+"""BEiT: as ViT, with relative position biases, either shared by all layers or one per layer.
 
-The common bias comes as part of the attention mask. A layer with its own bias makes it for as many
-tokens as it gets, so here it is handed the pairs of its choice instead.
+A shared bias is part of the attention mask. A layer with its own bias would compute it for the
+number of tokens it gets, so it gets the bias of the selected pairs as an argument instead.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from ._registry import register_architecture
 
 
 class GivenBias(DynamicSubclass):
-    """A relative position bias that may be given, in the argument that is passed on unread."""
+    """Relative position bias that may be given, in an argument that the layer passes through."""
 
     def forward(
         self,
@@ -21,14 +21,14 @@ class GivenBias(DynamicSubclass):
         interpolate_pos_encoding: bool | Tensor = False,
         dim_size: int | None = None,
     ) -> Any:  # noqa: ANN401
-        """Return the bias for the pairs of a window, or the given one."""
+        """Return the given bias, or compute that of all pairs."""
         if isinstance(interpolate_pos_encoding, Tensor):
             return interpolate_pos_encoding
         return super().forward(window_size, interpolate_pos_encoding, dim_size)
 
 
 def _prepare_bias(layer: nn.Module, hidden_states: Tensor, arguments: dict[str, Any]) -> None:
-    """Compute the layer's own bias for all tokens, if it has one."""
+    """Compute the layer's own bias for all tokens."""
     patch_size: Any = layer.patch_size
     if layer.relative_position_bias is not None:
         window = tuple(size // patch_size for size in arguments["resolution"])

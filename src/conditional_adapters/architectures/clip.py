@@ -1,10 +1,10 @@
 """The towers of CLIP: pre-norm, positions in the embeddings.
 
-The text tower is causal. Each token attends to earlier ones only, as in the dense model, but which
-tokens are routed depends on the whole caption, of which the model pools the last token. So captions
-that are padded need their attention mask: without one the last token is padding.
+The text tower is causal. A token attends to earlier ones only, as in the dense model, but the
+selection depends on the whole caption. The model pools the last token, so padded captions need
+their attention mask: without one the last token would be padding.
 
-A whole CLIP gets its adapter in the vision tower. For the other one, attach to
+A complete CLIP model gets its adapter in the vision tower. For the text tower, attach to
 `model.text_model`.
 """
 
@@ -32,7 +32,7 @@ CLIP_VISION = register_architecture(
 def _prepare_causal_mask(
     layer: nn.Module, hidden_states: Tensor, arguments: dict[str, Any]
 ) -> None:
-    """Write the mask out where the dense model says no more than that attention is causal."""
+    """Create the causal mask where the dense model relies on an implicit one."""
     if arguments.get("attention_mask") is None:
         seq = hidden_states.shape[1]
         pairs = torch.ones(seq, seq, dtype=torch.bool, device=hidden_states.device)

@@ -1,8 +1,7 @@
 """Conformers: blocks with a convolution over neighbours between attention and feed-forward.
 
-The block's parts are called one by one, because the convolution runs on all tokens (see
-`modules.conformer`). Its mask, `conv_attention_mask`, is therefore not gathered, and positions are
-gathered by the block itself.
+The convolution runs on all tokens (see `modules.conformer`), so its mask, `conv_attention_mask`, is
+not gathered. The block itself gathers positions.
 """
 
 from ..modules import ArchitectureSpec, ConditionalConformerLayer, ConformerAttention, TokenAxis

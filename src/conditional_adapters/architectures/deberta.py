@@ -1,7 +1,8 @@
-"""DeBERTa v2 and v3: post-norm, scores from contents and relative positions, no keyword arguments.
+"""DeBERTa v2 and v3: post-norm, attention scores from contents and relative positions.
 
-The encoder makes one table of distances for all rows; its attention takes one per row only with
-rows and heads in one axis. Position scores are computed in place; k-to-all is not available.
+The encoder passes no keyword arguments to its layers, and one table of distances for all examples.
+The attention accepts different tables only with examples and heads in one axis. It does not call
+attention functions of transformers, so k-to-all is not available.
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ from ._registry import register_architecture
 
 
 class DebertaLayer(ConditionalLayer):
-    """A layer whose chosen tokens stand at other distances in each row."""
+    """Layer with different distances of the selected tokens in each example."""
 
     def _coda_process(
         self,
@@ -31,7 +32,7 @@ class DebertaLayer(ConditionalLayer):
 
 
 def _prepare(layer: nn.Module, hidden_states: Tensor, arguments: dict[str, Any]) -> None:
-    """Give the mask of ones and zeros its type, and the distances their head axis."""
+    """Convert the mask of ones and zeros to bool, and add a head axis to the distances."""
     arguments["attention_mask"] = arguments["attention_mask"].bool()
     if arguments.get("relative_pos") is not None:
         arguments["relative_pos"] = arguments["relative_pos"].unsqueeze(1)

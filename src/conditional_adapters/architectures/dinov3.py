@@ -1,7 +1,7 @@
 """DINOv3: as DINOv2, with rotary positions for the patches; CLS and registers have none.
 
-The base model is the encoder itself. It gets no mask, and rotary tables without rows for the first
-tokens and without a batch axis.
+The base model is the encoder itself. It gets no mask. Its rotary tables have no batch axis and no
+entries for the first tokens.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from ._registry import register_architecture
 
 
 def _prepare_tables(layer: nn.Module, hidden_states: Tensor, arguments: dict[str, Any]) -> None:
-    """Add rows that leave the first tokens as they are, and axes for batch and heads."""
+    """Add identity rotations for the first tokens, and axes for batch and heads."""
     cos, sin = arguments["position_embeddings"]
     num_prefix = hidden_states.shape[1] - cos.shape[0]
     arguments["position_embeddings"] = (

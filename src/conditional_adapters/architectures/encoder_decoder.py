@@ -1,4 +1,4 @@
-"""Any encoder with any decoder: the record of the encoder applies, the decoder stays as it is."""
+"""Any vision encoder with any decoder: the encoder has its own record, the decoder no adapters."""
 
 from ._registry import register_composite
 

@@ -1,8 +1,7 @@
-"""ModernBERT: pre-norm with rotary positions; most layers see a window around each token.
+"""ModernBERT: pre-norm with rotary positions; most layers attend to a window around each token.
 
-The window is a mask over pairs of tokens, so gathering it keeps true distances. Implementations
-that count the window themselves would count gathered tokens. One projection makes queries, keys and
-values.
+The window is part of the mask, which is gathered by pairs. One projection computes queries, keys
+and values.
 """
 
 from typing import Any
@@ -17,7 +16,7 @@ from ._windows import counts_windows
 
 
 class FusedAttention(RoutedAttention):
-    """Take keys and values of all tokens from the projection to all three."""
+    """Attention with one projection for queries, keys and values."""
 
     Wqkv: Any
 

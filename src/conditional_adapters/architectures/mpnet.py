@@ -1,7 +1,7 @@
-"""MPNet: BERT with a relative position bias that the encoder makes once for all layers.
+"""MPNet: BERT with a relative position bias that the encoder computes once for all layers.
 
-The model keeps its keyword arguments to itself, so the lengths are read off the mask that it gives
-to its encoder. Attention is computed in place; k-to-all is not available.
+The model does not pass keyword arguments to its encoder, so the lengths come from the encoder's
+mask. Attention does not call attention functions of transformers, so k-to-all is not available.
 """
 
 from ..modules import ArchitectureSpec, TokenAxis

@@ -1,7 +1,7 @@
 """Pix2Struct: a pre-norm encoder of patches, positions in the embeddings, no CLS.
 
-The model makes its mask itself if it gets none, and hands its keyword arguments to no one, so the
-record starts at the inner encoder.
+The model creates its own mask if it gets none, and does not pass keyword arguments on, so the
+record names the inner encoder.
 """
 
 from ..modules import ArchitectureSpec, TokenAxis

@@ -1,7 +1,4 @@
-"""BERT with the norms in front: RoBERTa-PreLayerNorm, XLM-RoBERTa-XL, and ESM for proteins.
-
-ESM-2 rotates queries and keys; the others have no rotary tables.
-"""
+"""RoBERTa-PreLayerNorm and ESM for proteins: pre-norm. Only ESM-2 has rotary positions."""
 
 from ..modules import ArchitectureSpec, TokenAxis
 from ._registry import register_architecture
@@ -15,17 +12,6 @@ ROBERTA_PRELAYERNORM = register_architecture(
             "attention_mask": TokenAxis.PADDING_MASK,
             "position_embeddings": TokenAxis.TOKEN,
         },
-        num_prefix_tokens=1,  # CLS
-        attention="attention.self",
-    )
-)
-
-XLM_ROBERTA_XL = register_architecture(
-    ArchitectureSpec(
-        model_types=("xlm-roberta-xl",),
-        layers="encoder.layer",
-        input_norm="attention.self_attn_layer_norm",
-        gathered={"attention_mask": TokenAxis.PADDING_MASK},
         num_prefix_tokens=1,  # CLS
         attention="attention.self",
     )

@@ -1,7 +1,7 @@
 """The towers of SigLIP and SigLIP 2: as CLIP, without CLS and never causal.
 
-The text towers pool the last token, padding or not, and were trained without a mask: give none.
-Images of SigLIP 2 keep their shape, so smaller ones are padded, and the mask has its own name.
+The text towers pool the last token even if it is padding, and were trained without a mask, so give
+none. SigLIP 2 keeps the aspect ratio of images and pads smaller ones; its mask has its own name.
 """
 
 from ..modules import ArchitectureSpec, MaskRoutedAttention, TokenAxis

@@ -1,8 +1,7 @@
-"""T5: pre-norm with RMS norms and one relative position bias, made by the first layer.
+"""T5: pre-norm with RMS norms and one relative position bias, computed by the first layer.
 
-The bias is an argument of every layer and an output of each. When the first layer is routed, the
-bias has to be made beforehand, by distance; each layer then gets the pairs of its own choice, and
-hands on the distances.
+The bias is an argument and an output of every layer. It is computed before the first layer, by
+distance. Each layer gets the bias of its selected pairs and returns the distances.
 """
 
 from functools import partial
@@ -18,9 +17,9 @@ from ._registry import register_architecture
 def _prepare_position_bias(
     layer: nn.Module, hidden_states: Tensor, arguments: dict[str, Any]
 ) -> None:
-    """Compute the bias if no earlier layer did, even for a layer that processes all tokens.
+    """Compute the bias in the first layer, even if that is dense.
 
-    T5's own bias has the heads as its innermost axis, and every following layer would copy it.
+    T5's own bias has the heads as its innermost axis, so every following layer would copy it.
     """
     attention: Any = layer.get_submodule("layer.0.SelfAttention")
     if arguments.get("position_bias") is None and not attention.is_decoder:

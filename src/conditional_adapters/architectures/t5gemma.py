@@ -1,9 +1,10 @@
-"""T5Gemma: norms before and after each part, rotary positions, and windows in some of the layers.
+"""T5Gemma: norms before and after each sublayer, rotary positions, and windows in some layers.
 
-Each layer gets the mask of its own kind, windows included, so a mask is always gathered by pairs.
-Eager attention is the only one that takes windows from the mask.
-Give models an attention mask if there is padding: they also guess it from padding ids, but then the
-router does not know.
+The mask of a layer includes its windows, so it is gathered by pairs. Only eager attention reads
+windows from the mask.
+
+Padded inputs need an attention mask: the model would also infer it from the padding ids, but the
+router would not.
 """
 
 from transformers import PretrainedConfig

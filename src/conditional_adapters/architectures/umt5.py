@@ -1,8 +1,8 @@
-"""UMT5: as T5, but every layer has a relative position bias of its own.
+"""UMT5: as T5, but every layer has its own relative position bias.
 
-The attention module makes it from lengths, as if its tokens were neighbours. Our attention function
-puts the bias of their true distances in its place. The module would look each pair up, of which
-`2 seq - 1` distances tell all.
+The attention module computes it from lengths, as if the selected tokens were neighbours. Our
+attention function replaces it with the bias of their distances in the whole sequence, from a lookup
+table of `2 seq - 1` values.
 """
 
 from typing import Any
@@ -17,17 +17,17 @@ from ._registry import register_architecture
 
 
 class UMT5Attention(RoutedAttention):
-    """Counts distances in the whole sequence, not among the chosen tokens."""
+    """Attention with distances in the whole sequence, not among the selected tokens."""
 
     coda_for_any_keys = True
 
     def compute_bias(self, query_length: int, key_length: int, **_: object) -> Tensor:
-        """Return the bias of all pairs of tokens, made of that of their distances."""
+        """Return the bias of all pairs of tokens."""
         assert query_length == key_length, "an encoder attends to the tokens it is given"
         return expand_relative_bias(self._coda_bias_of_distances(query_length))
 
     def coda_position_bias(self, query: Tensor, routed: RoutedTokens) -> Tensor:
-        """Return the bias of each chosen query and each of its keys."""
+        """Return the bias of the selected queries and their keys."""
         distances = self._coda_bias_of_distances(routed.seq)
         return gather_relative_bias(distances, routed.indices, all_keys=routed.states is not None)
 

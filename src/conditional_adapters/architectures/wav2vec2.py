@@ -1,7 +1,7 @@
 """wav2vec 2.0 and its relatives: positions from a convolution before the layers.
 
-The layers are pre-norm in the large models and post-norm in the others. The model turns a mask over
-samples into one over frames before it calls the encoder.
+The layers are pre-norm in the large models and post-norm in the others. The model converts a mask
+over samples to one over frames before it calls the encoder.
 """
 
 from transformers import PretrainedConfig
@@ -11,7 +11,7 @@ from ._registry import register_architecture
 
 
 def input_norm(config: PretrainedConfig) -> str | None:
-    """Return the norm at the entry of a layer, which post-norm layers do not have."""
+    """Return the first norm of a pre-norm layer; None for post-norm layers."""
     return "layer_norm" if getattr(config, "do_stable_layer_norm", False) else None
 
 

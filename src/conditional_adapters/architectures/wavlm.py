@@ -1,7 +1,7 @@
-"""WavLM: as wav2vec 2.0, with a relative position bias that the first layer makes, as in T5.
+"""WavLM: as wav2vec 2.0, with a relative position bias that the first layer computes, as in T5.
 
-The gate on the bias is computed from each query alone. Attention does not go through transformers'
-attention functions.
+The gate on the bias depends on the query alone. Attention does not call attention functions of
+transformers, so k-to-all is not available.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from .wav2vec2 import input_norm
 def _prepare_position_bias(
     layer: nn.Module, hidden_states: Tensor, arguments: dict[str, Any]
 ) -> None:
-    """Compute the bias for all tokens if no earlier layer did."""
+    """Compute the bias for all tokens in the first layer that needs it."""
     attention: Any = layer.attention
     if arguments.get("position_bias") is None:
         batch, seq, _ = hidden_states.shape

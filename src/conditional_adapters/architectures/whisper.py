@@ -2,8 +2,8 @@
 
 A window of 30 seconds is mostly silence if the clip is short. The dense encoder attends to all of
 it, and so may routed layers. The feature extractor's attention mask (`return_attention_mask=True`)
-is no padding mask here but a floor: the budget of a row is n / r tokens, or as many as it has of
-speech if that is more (docs/decisions/0005). Without a mask it is n / r.
+is not a padding mask but a minimum: the budget of an example is n / r tokens, or its number of
+speech tokens if that is larger (docs/decisions/0005). Without a mask it is n / r.
 """
 
 from torch import Tensor
@@ -15,8 +15,7 @@ from ._registry import register_architecture
 def _frames_to_tokens(mask: Tensor, features: Tensor) -> Tensor | None:
     """Halve a mask over frames, as the second convolution does.
 
-    Long recordings are cut into windows after their mask was made; such a mask is no mask of this
-    window.
+    Long recordings are split into windows after their mask was computed, so the mask does not fit.
     """
     fits = mask.shape == (features.shape[0], features.shape[-1])
     return mask[:, ::2] if fits else None
@@ -27,7 +26,7 @@ WHISPER = register_architecture(
         model_types=("whisper",),
         layers="encoder.layers",
         encoder="encoder",
-        mask_source="",  # the whole model keeps the mask to itself
+        mask_source="",  # the whole model does not pass the mask on
         token_mask=_frames_to_tokens,
         mask_role="minimum",
         decoder_layers="decoder.layers",

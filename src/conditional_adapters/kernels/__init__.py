@@ -1,20 +1,20 @@
-"""The operators as Triton kernels, one program per row or per chosen token.
+"""Triton kernels for the operators of `ops`, which are their reference.
 
-Imported by `set_kernel_backend("triton")` alone. Each kernel is an operator of torch
-(`torch.ops.conditional_adapters.*`), which `torch.compile` takes as a whole, and none asks the
-device anything, so that CUDA graphs can capture them. Their oracles are the operators of
-`conditional_adapters.ops`, and of `light_branch` the modules that it stands for.
+Only `set_kernel_backend("triton")` imports this package. Each kernel is an operator of torch
+(`torch.ops.conditional_adapters.*`), which `torch.compile` does not trace into. No kernel copies
+from device to host, so CUDA graphs can capture all of them.
 """
 
 from .gather_scatter import add_weighted_update as add_weighted_update
 from .gather_scatter import add_weighted_update_ as add_weighted_update_
-from .gather_scatter import gather_rows as gather_rows
+from .gather_scatter import gather_tokens as gather_rows  # noqa: F401 - its name in ops
+from .gather_scatter import gather_tokens as gather_tokens
 from .light_branch import ACTIVATIONS as ACTIVATIONS
 from .light_branch import MAX_ADAPTER_DIM as MAX_ADAPTER_DIM
 from .light_branch import Norm as Norm
 from .light_branch import light_branch as light_branch
+from .light_branch import score as score
 from .pairs import gather_pairs as gather_pairs
-from .scoring import score as score
 from .selection import select as select
 from .selection import select_and_weigh as select_and_weigh
-from .soft_topk import soft_topk as soft_topk
+from .selection import soft_topk as soft_topk

@@ -1,15 +1,14 @@
-"""Turn a model into a conditional one, in place, and back.
+"""Add conditional adapters to a model in place, switch between them, and remove them.
 
 `attach` freezes the model, changes the class of its layers (see `modules._subclass`) and gives each
-of them a router and an adapter under a name. Nothing is wrapped and nothing is renamed: the model
-is the same object with the same parameter names plus those of the adapter. What is needed to undo
-it is kept in one `Attachment` on the model.
+of them a named router and adapter. It wraps and renames nothing: the model is the same object with
+the same parameter names plus those of the adapter. One `Attachment` on the model keeps the state
+that `detach` needs.
 """
 
 from typing import TypeVar
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from ..config import ConditionalAdapterConfig, check_reduction_factor
 from ..errors import AttachmentError, ConfigError
@@ -41,17 +40,17 @@ def attach(
     *,
     adapter_name: str = "default",
 ) -> ModelT:
-    """Make a pretrained model conditional, in place.
+    """Add conditional adapters to a pretrained model, in place.
 
-    Every parameter of the model is frozen (those that PEFT trains stay trainable), and so are the
-    running statistics of normalisation layers. The adapter's parameters are trainable; in
-    half-precision models they are kept in float32. Right after this call the layers still process
-    only `ceil(n / r)` tokens, so outputs differ from the dense model until the adapter is trained;
-    with `reduction_factor=1` they are equal.
+    All parameters of the model are frozen (except those that PEFT trains), and so are the running
+    statistics of normalisation layers. The adapter's parameters are trainable, in float32 also for
+    half-precision models. Layers process only `ceil(n / r)` tokens from now on, so outputs differ
+    from those of the dense model until the adapter is trained; with `reduction_factor=1` they are
+    equal.
 
     Args:
         model: A transformers model of a supported type, or a PEFT model around one.
-        config: What to add; None means the defaults.
+        config: Configuration of the adapter; None means the defaults.
         adapter_name: The name of the adapter; letters, digits, `_` and `-`.
 
     Returns:
@@ -59,7 +58,7 @@ def attach(
 
     Raises:
         UnsupportedArchitectureError: If there is no record for the model.
-        AttachmentError: If the model has conditional adapters already.
+        AttachmentError: If the model already has conditional adapters.
         ConfigError: If a field of the configuration does not fit this model.
 
     Example:
@@ -68,15 +67,17 @@ def attach(
     if is_attached(model):
         names = ", ".join(map(repr, get_attachment(model).configs))
         raise AttachmentError(
-            f"the model has conditional adapters already ({names}). Call detach(model) first, or "
-            "load_adapter(model, directory, adapter_name=...) to put another one beside it."
+            f"the model already has conditional adapters ({names}). Call detach(model) first, or "
+            "add another one with load_adapter(model, directory, adapter_name=...)."
         )
     config = config or ConditionalAdapterConfig()
     sites = find_sites(model)
     heads = _check(sites, config, adapter_name)
-    attachment = Attachment((), trainable=_trainable_names(sites.model))
+    trainable = tuple(name for name, p in sites.model.named_parameters() if p.requires_grad)
+    attachment = Attachment((), trainable=trainable)
     _register_hooks(sites, attachment)
-    if not _has_peft_layers(model):
+    has_peft_layers = any(hasattr(module, "adapter_layer_names") for module in model.modules())
+    if not has_peft_layers:  # PEFT has frozen the others already
         sites.model.requires_grad_(False)
     setattr(sites.model, ATTRIBUTE, attachment)
     build_adapter(sites, config, adapter_name, heads)
@@ -86,11 +87,11 @@ def attach(
 
 
 def add_adapter(model: nn.Module, config: ConditionalAdapterConfig, *, adapter_name: str) -> None:
-    """Put another adapter beside those of a conditional model and activate it.
+    """Add another adapter to a conditional model and activate it.
 
     Args:
         model: A model that `attach` was called on.
-        config: What to add.
+        config: Configuration of the adapter.
         adapter_name: A new name.
 
     Raises:
@@ -100,7 +101,7 @@ def add_adapter(model: nn.Module, config: ConditionalAdapterConfig, *, adapter_n
     attachment = get_attachment(model)
     if adapter_name in attachment.configs:
         raise AttachmentError(
-            f"the model has an adapter {adapter_name!r} already. Choose another adapter_name."
+            f"the model already has an adapter {adapter_name!r}. Choose another adapter_name."
         )
     sites = find_sites(model)
     heads = _check(sites, config, adapter_name)
@@ -109,11 +110,11 @@ def add_adapter(model: nn.Module, config: ConditionalAdapterConfig, *, adapter_n
 
 
 def remove_adapter(model: nn.Module, adapter_name: str) -> None:
-    """Drop one of several adapters; the one that was active before stays active.
+    """Remove one of several adapters.
 
     Args:
         model: A model that `attach` was called on.
-        adapter_name: The adapter to drop. If it is active, no adapter is active afterwards.
+        adapter_name: The adapter to remove. If it is active, no adapter is active afterwards.
 
     Raises:
         AttachmentError: If there is no such adapter, or it is the only one.
@@ -122,7 +123,7 @@ def remove_adapter(model: nn.Module, adapter_name: str) -> None:
     if adapter_name not in attachment.configs or len(attachment.configs) == 1:
         raise AttachmentError(
             f"cannot remove adapter {adapter_name!r}: the model has {list(attachment.configs)}. "
-            "Name one of several, or call detach(model) to remove the last."
+            "Name one of several, or call detach(model) to remove the last one."
         )
     for _, _, parts in adapter_parts(model):
         if adapter_name in parts:
@@ -133,13 +134,13 @@ def remove_adapter(model: nn.Module, adapter_name: str) -> None:
 
 
 def detach(model: ModelT) -> ModelT:
-    """Remove all conditional adapters: the dense model again, bit for bit.
+    """Remove all conditional adapters and restore the dense model, bit for bit.
 
     Args:
         model: A model that `attach` was called on.
 
     Returns:
-        The same object, with the parameters that were trainable before trainable again.
+        The same object. The parameters that were trainable before `attach` are trainable again.
 
     Raises:
         AttachmentError: If the model has no conditional adapters.
@@ -157,9 +158,9 @@ def detach(model: ModelT) -> ModelT:
 
 
 def set_adapter(model: nn.Module, adapter_name: str | None) -> None:
-    """Choose the adapter that answers; None runs the dense pretrained model.
+    """Activate an adapter; None runs the dense pretrained model.
 
-    Its parameters become trainable, in case another library has frozen all that it does not know.
+    The adapter's parameters become trainable, because other libraries may have frozen them.
 
     Args:
         model: A model that `attach` was called on.
@@ -192,17 +193,17 @@ def set_reduction_factor(model: nn.Module, reduction_factor: float) -> None:
 
 
 def set_dense_below(model: nn.Module, num_tokens: int | None) -> None:
-    """Let small batches run dense, as at r = 1: routing costs them more than it saves.
+    """Run small batches dense, as at r = 1, because routing costs them more than it saves.
 
-    What a layer costs depends on the tokens of the whole batch, rows times padded length, and so
-    does this setting. Outputs of small batches become those of r = 1, adapters included, so what a
-    row gets then depends on the size of its batch. Training is not affected. Measure the number
-    with `coda bench --break-even`; it belongs to a machine and is not saved with an adapter.
+    The number of tokens of a batch is its number of examples times the padded length. The output
+    for an example then depends on the size of its batch, as small batches get the output of r = 1.
+    Training is not affected. Measure the limit with `coda bench --break-even`; it depends on the
+    machine and is not saved with an adapter.
 
     Args:
         model: A model that `attach` was called on.
-        num_tokens: Batches with fewer tokens, padding included, run dense; >= 1. None, as after
-            `attach`: all batches are routed.
+        num_tokens: Batches with fewer tokens, padding included, run dense; >= 1. None, the default
+            after `attach`, routes all batches.
 
     Raises:
         ConfigError: If the number is out of range.
@@ -214,37 +215,38 @@ def set_dense_below(model: nn.Module, num_tokens: int | None) -> None:
     layers = conditional_layers(model)
     if num_tokens is not None and (not isinstance(num_tokens, int) or num_tokens < 1):
         raise ConfigError(
-            f"num_tokens must be a whole number of at least 1, or None, got {num_tokens!r}. Take "
-            "what `coda bench --break-even` prints, or None to route every batch."
+            f"num_tokens must be a whole number of at least 1, or None, got {num_tokens!r}. Use "
+            "the output of `coda bench --break-even`, or None to route every batch."
         )
     for layer in layers:
         layer.coda_dense_below = num_tokens
 
 
 def _check(sites: Sites, config: ConditionalAdapterConfig, adapter_name: str) -> tuple[str, ...]:
-    """Refuse what does not fit before anything is changed; return the paths of the heads."""
+    """Check the arguments before any change of the model; return the paths of the heads."""
     if not adapter_name.replace("_", "").replace("-", "").isalnum():
         raise ConfigError(
-            f"adapter_name must consist of letters, digits, '_' and '-', got {adapter_name!r}."
+            f"adapter_name must consist of letters, digits, '_' and '-', got {adapter_name!r}. "
+            "Choose another name."
         )
-    if config.attention_mode == "k_to_all" and sites.spec.attention is None:
+    mode, model_type = config.attention_mode, sites.config.model_type
+    if mode == "k_to_all" and sites.spec.attention is None:
         raise ConfigError(
-            f"attention_mode 'k_to_all' is not available for {sites.config.model_type!r}: its "
-            "attention does not go through transformers' attention functions. Use 'k_to_k'."
+            f"attention_mode 'k_to_all' is not available for {model_type!r}, whose attention does "
+            "not call attention functions of transformers. Use 'k_to_k'."
         )
-    if sites.config._attn_implementation == "flex_attention":
+    implementation = sites.config._attn_implementation
+    if implementation == "flex_attention":
         raise ConfigError(
-            "flex attention is not supported: its block masks cannot be reduced to chosen tokens. "
-            "Call model.set_attn_implementation('sdpa') first."
+            "flex attention is not supported: its block masks cannot be reduced to selected "
+            "tokens. Call model.set_attn_implementation('sdpa') first."
         )
-    if config.attention_mode == "k_to_all" or sites.spec.attention_mixin.coda_for_any_keys:
-        implementation = sites.config._attn_implementation
-        if implementation not in IMPLEMENTATIONS:
-            raise ConfigError(
-                f"attention_mode {config.attention_mode!r} of {sites.config.model_type!r} works "
-                f"with {' and '.join(IMPLEMENTATIONS)} attention, and this model uses "
-                f"{implementation!r}. Call model.set_attn_implementation('sdpa') first."
-            )
+    needs_routed_attention = mode == "k_to_all" or sites.spec.attention_mixin.coda_for_any_keys
+    if needs_routed_attention and implementation not in IMPLEMENTATIONS:
+        raise ConfigError(
+            f"attention_mode {mode!r} of {model_type!r} requires {' or '.join(IMPLEMENTATIONS)} "
+            f"attention, got {implementation!r}. Call model.set_attn_implementation('sdpa') first."
+        )
     num_layers = len(sites.encoder_layers)
     for index in config.dense_layers:
         if not -num_layers <= index < num_layers:
@@ -256,7 +258,7 @@ def _check(sites: Sites, config: ConditionalAdapterConfig, adapter_name: str) ->
 
 
 def _register_hooks(sites: Sites, attachment: Attachment) -> None:
-    """Register the hooks that read `adapter_names` and the lengths before the model runs."""
+    """Register the hooks that read `adapter_names` and the sequence lengths."""
     spec, scope = sites.spec, attachment.scope
     names_hook = AdapterNamesHook(scope, attachment.configs)
     models = [sites.model, sites.inner, sites.inner.base_model, *sites.mask_sources]
@@ -283,24 +285,12 @@ def _register_hooks(sites: Sites, attachment: Attachment) -> None:
 
 
 def _register(
-    model: nn.Module,
-    config: ConditionalAdapterConfig,
-    adapter_name: str,
-    heads: tuple[str, ...],
+    model: nn.Module, config: ConditionalAdapterConfig, adapter_name: str, heads: tuple[str, ...]
 ) -> None:
-    """Note a new adapter and activate it."""
+    """Record a new adapter in the attachment and activate it."""
     attachment = get_attachment(model)
     attachment.configs[adapter_name] = config
     attachment.heads[adapter_name] = heads
     for _, module, _ in adapter_parts(model):
         module.coda_scope = attachment.scope
     set_adapter(model, adapter_name)
-
-
-def _trainable_names(model: PreTrainedModel) -> tuple[str, ...]:
-    return tuple(name for name, p in model.named_parameters() if p.requires_grad)
-
-
-def _has_peft_layers(model: nn.Module) -> bool:
-    """Tell whether PEFT trains parts of the model; its layers name their adapters' modules."""
-    return any(hasattr(module, "adapter_layer_names") for module in model.modules())

@@ -1,7 +1,4 @@
-"""Read a conditional model: which adapters it has, where their parts are, which of them answers.
-
-What is not in the model's layers is in one `Attachment` on the model, which `attach` puts there.
-"""
+"""State of a conditional model outside its layers: adapters, hooks and the active adapter."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +12,11 @@ from ..errors import AttachmentError
 from ..modules import ConditionalLayer, ContextHook, ForwardScope, SwitchableModule
 from .structure import find_sites, transformers_model
 
-ATTRIBUTE = "coda_attachment"  # where a transformers model has its attachment
+ATTRIBUTE = "coda_attachment"  # of the transformers model
 
 
 class Removable(Protocol):
-    """What `detach` takes away: the handle of a hook, or what an integration has added."""
+    """The handle of a hook or of another addition that `detach` removes."""
 
     def remove(self) -> None:
         """Undo the addition."""
@@ -27,7 +24,7 @@ class Removable(Protocol):
 
 @dataclass
 class Attachment:
-    """The state of a conditional model that is not in its layers."""
+    """State of a conditional model; `attach` stores it on the model."""
 
     hooks: tuple[ContextHook, ...]
     handles: tuple[Removable, ...] = ()
@@ -39,22 +36,12 @@ class Attachment:
 
 
 def is_attached(model: nn.Module) -> bool:
-    """Tell whether a model has conditional adapters."""
+    """Whether a model has conditional adapters."""
     return any(hasattr(module, ATTRIBUTE) for module in model.modules())
 
 
 def get_attachment(model: nn.Module) -> Attachment:
-    """Return the attachment of a conditional model.
-
-    Args:
-        model: A model that `attach` was called on.
-
-    Returns:
-        Its record.
-
-    Raises:
-        AttachmentError: If the model has no conditional adapters.
-    """
+    """Return the attachment of a conditional model; raise `AttachmentError` if it has none."""
     for module in model.modules():
         if hasattr(module, ATTRIBUTE):
             attachment: Attachment = getattr(module, ATTRIBUTE)
@@ -66,17 +53,7 @@ def get_attachment(model: nn.Module) -> Attachment:
 
 
 def active_adapter(model: nn.Module) -> str:
-    """Return the name of the active adapter.
-
-    Args:
-        model: A model that `attach` was called on.
-
-    Returns:
-        The name.
-
-    Raises:
-        AttachmentError: If none is active.
-    """
+    """Return the name of the active adapter; raise `AttachmentError` if none is active."""
     attachment = get_attachment(model)
     if attachment.active is None:
         raise AttachmentError(
@@ -96,7 +73,7 @@ def conditional_layers(model: nn.Module) -> list[ConditionalLayer]:
 def adapter_parts(
     model: nn.Module,
 ) -> Iterator[tuple[str, ConditionalLayer | SwitchableModule, nn.ModuleDict]]:
-    """Yield all dictionaries of adapters' parts: path in the transformers model, owner, itself."""
+    """Yield each `ModuleDict` of adapter modules: path in the transformers model, owner, itself."""
     for path, module in transformers_model(model).named_modules():
         if isinstance(module, ConditionalLayer):
             yield f"{path}.coda_adapters", module, module.coda_adapters
@@ -105,26 +82,19 @@ def adapter_parts(
 
 
 def adapter_parameters(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield the parameters that belong to an adapter, by their paths in the transformers model."""
+    """Yield the parameters of an adapter and their paths in the transformers model."""
     for path, _, parts in adapter_parts(model):
         if adapter_name in parts:
             yield from parts[adapter_name].named_parameters(prefix=f"{path}.{adapter_name}")
 
 
 def switch(model: nn.Module, adapter_name: str | None) -> None:
-    """Let another adapter answer, or none; what is trainable stays so.
-
-    Args:
-        model: A model that `attach` was called on.
-        adapter_name: One of its adapters, or None.
-
-    Raises:
-        AttachmentError: If there is no such adapter.
-    """
+    """Activate an adapter, or none, without changing which parameters are trainable."""
     attachment = get_attachment(model)
     if adapter_name is not None and adapter_name not in attachment.configs:
         raise AttachmentError(
-            f"the model has no adapter {adapter_name!r}. It has {list(attachment.configs)}."
+            f"the model has no adapter {adapter_name!r}. It has {list(attachment.configs)}. Use "
+            "one of these names, or add the adapter first."
         )
     attachment.active = adapter_name
     config = None if adapter_name is None else attachment.configs[adapter_name]
@@ -137,19 +107,9 @@ def switch(model: nn.Module, adapter_name: str | None) -> None:
 
 @contextmanager
 def without_adapter(model: nn.Module) -> Iterator[None]:
-    """Run the dense pretrained model while the context is open.
+    """Run the dense pretrained model within the context, for example as a teacher.
 
-    Unlike `set_adapter(model, None)` and back, this changes nothing else: no reduction factor and
-    not what is trainable. Within a training step it gives the teacher of the adapter.
-
-    Args:
-        model: A model that `attach` was called on.
-
-    Yields:
-        Nothing; call the model as usual.
-
-    Raises:
-        AttachmentError: If the model has no conditional adapters.
+    Unlike `set_adapter(model, None)` and back, this does not change which parameters are trainable.
     """
     active = get_attachment(model).active
     switch(model, None)

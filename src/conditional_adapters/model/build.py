@@ -1,6 +1,6 @@
-"""Build one adapter into the layers of a model: what `attach` does after it has checked."""
+"""Build the modules of one adapter in the layers of a model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from inspect import signature
 from typing import cast
 
@@ -18,33 +18,23 @@ from .structure import Sites
 def build_adapter(
     sites: Sites, config: ConditionalAdapterConfig, adapter_name: str, heads: tuple[str, ...]
 ) -> None:
-    """Give the layers, norms and heads of a model their parts of a new adapter.
-
-    Args:
-        sites: The places of the model.
-        config: What to add; checked against the model.
-        adapter_name: A name that no adapter of the model has.
-        heads: Paths of the modules that are trained and saved with the adapter.
-    """
+    """Add the modules of a new adapter to the layers, norms and `heads` (paths) of a model."""
     spec, num_layers = sites.spec, len(sites.encoder_layers)
     dense = {index % num_layers for index in config.dense_layers}
-    for index, layer in enumerate(sites.encoder_layers):
-        conditional = _make_conditional(layer, sites)
-        conditional.coda_adapters[adapter_name] = _layer_adapter(
-            layer, sites.encoder, sites, config, index, is_routed=index not in dense
-        )
-        needs_attention = config.attention_mode == "k_to_all"
-        if needs_attention or spec.attention_mixin.coda_for_any_keys:
-            route_attention(layer.get_submodule(spec.attention or ""), spec.attention_mixin)
-    adapted: list[nn.Module] = [sites.encoder]
+    adapted = {sites.encoder: sites.encoder_layers}
     if config.adapt_decoder and sites.decoder is not None and sites.decoder_layers is not None:
-        adapted.append(sites.decoder)
-        for index, layer in enumerate(sites.decoder_layers):
+        adapted[sites.decoder] = sites.decoder_layers
+    for stack, layers in adapted.items():
+        for index, layer in enumerate(layers):
+            is_routed = stack is sites.encoder and index not in dense
             conditional = _make_conditional(layer, sites)
             conditional.coda_adapters[adapter_name] = _layer_adapter(
-                layer, sites.decoder, sites, config, index, is_routed=False
+                layer, stack, sites, config, index, is_routed=is_routed
             )
-    _start_alike(sites, adapter_name)
+    if config.attention_mode == "k_to_all" or spec.attention_mixin.coda_for_any_keys:
+        for layer in sites.encoder_layers:
+            route_attention(layer.get_submodule(spec.attention or ""), spec.attention_mixin)
+    _copy_first_router(sites, adapter_name)
     saved = [sites.model.get_submodule(path) for path in heads]
     if config.train_norms:
         in_heads = {module for head in saved for module in head.modules()}
@@ -55,11 +45,11 @@ def build_adapter(
         add_copy(head, adapter_name)
 
 
-def _start_alike(sites: Sites, adapter_name: str) -> None:
-    """Give all routers of a new adapter the same first parameters.
+def _copy_first_router(sites: Sites, adapter_name: str) -> None:
+    """Give all routers of a new adapter the same initial parameters.
 
-    Layers that start with the same direction choose much the same tokens, so that what one layer
-    writes the next can read (docs/decisions/0003).
+    Layers with the same router direction select much the same tokens, so a layer can read the
+    updates of the layer before (docs/decisions/0003).
     """
     layers = [layer for layer in sites.encoder_layers if isinstance(layer, ConditionalLayer)]
     routers = [layer.coda_part(adapter_name).router for layer in layers]
@@ -95,10 +85,10 @@ def _layer_adapter(
     *,
     is_routed: bool,
 ) -> LayerAdapter:
-    # Encoder and decoder may differ in width.
+    # Encoder and decoder may have different widths.
     hidden_size = getattr(stack, "config", sites.config).hidden_size
     reference = next(p for p in layer.parameters() if p.is_floating_point())
-    # Half precision is too coarse for the optimiser's small steps.
+    # Half precision would round away small steps of the optimiser.
     dtype = torch.promote_types(reference.dtype, torch.float32)
     adapter = ParallelAdapter(
         hidden_size,
@@ -122,8 +112,8 @@ def _layer_adapter(
     return parts.train(layer.training)
 
 
-def _norms(modules: list[nn.Module]) -> Iterator[nn.Module]:
-    """Yield the layer norms in `modules`, without the copies that adapters own."""
+def _norms(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """Yield the layer norms in `modules`, except the copies that adapters own."""
     suffixes = ("LayerNorm", "RMSNorm")
     for root in modules:
         for path, module in list(root.named_modules()):

@@ -1,7 +1,7 @@
-"""Find, in any model, the places that `attach` works on.
+"""Find the modules of a model that `attach` changes.
 
-A user may hand over a task model, a bare encoder, or either of them inside PEFT's wrapper. All are
-reduced to the outermost transformers model, whose parameter paths name what is saved.
+The model may be a task model, an encoder, or either inside a PEFT model. Paths of saved tensors are
+relative to the outermost transformers model.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from ..architectures import (
 )
 from ..errors import ConfigError, UnsupportedArchitectureError
 
-# Families of task models whose head is new for each task and therefore trained by default.
+# Task models whose head is new for each task and therefore trained by default.
 _HEAD_MAPPINGS = (
     "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
     "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
@@ -35,15 +35,15 @@ _HEAD_MAPPINGS = (
 
 @dataclass(frozen=True)
 class Sites:
-    """The parts of a model that conditional adapters touch."""
+    """The modules of a model that conditional adapters use."""
 
     spec: ArchitectureSpec
     model: PreTrainedModel  # the outermost transformers model
-    inner: PreTrainedModel  # the model in it that the record describes; mostly the same
-    mask_sources: tuple[nn.Module, ...]  # get the users' attention mask, the encoder last
-    encoder: nn.Module  # hands its keyword arguments on to the layers
+    inner: PreTrainedModel  # the model that the record describes; usually the same
+    mask_sources: tuple[nn.Module, ...]  # get the user's attention mask, the encoder last
+    encoder: nn.Module  # passes its keyword arguments to the layers
     encoder_layers: nn.ModuleList
-    decoder: nn.Module | None  # what holds the decoder's layers
+    decoder: nn.Module | None  # the parent of the decoder's layers
     decoder_layers: nn.ModuleList | None
 
     @property
@@ -53,22 +53,12 @@ class Sites:
 
     @property
     def runner(self) -> nn.Module:
-        """What to run for the encoder without a decoder: with its head, if it has one."""
+        """The module that runs the encoder without a decoder, with the head if there is one."""
         return self.encoder if self.config.is_encoder_decoder else self.inner
 
 
 def transformers_model(model: nn.Module) -> PreTrainedModel:
-    """Return the outermost transformers model in `model`.
-
-    Args:
-        model: A transformers model, or a wrapper around one.
-
-    Returns:
-        The model.
-
-    Raises:
-        UnsupportedArchitectureError: If there is none.
-    """
+    """Return the outermost transformers model in `model`, which may be a wrapper around it."""
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             return module
@@ -79,17 +69,10 @@ def transformers_model(model: nn.Module) -> PreTrainedModel:
 
 
 def find_sites(model: nn.Module) -> Sites:
-    """Locate the layers of a model by the record of its type.
+    """Find the modules of a model by the record of its type.
 
-    Args:
-        model: A transformers model, or a wrapper around one.
-
-    Returns:
-        The places.
-
-    Raises:
-        UnsupportedArchitectureError: If the type is unknown, is a causal decoder, has a
-            configuration that the record does not cover, or the layers are not where it says.
+    Raises `UnsupportedArchitectureError` if the type is unknown, if the model is a causal decoder,
+    or if the record does not fit its configuration or its modules.
     """
     outer = inner = transformers_model(model)
     while (path := composite_path(inner.config.model_type)) is not None:
@@ -98,8 +81,8 @@ def find_sites(model: nn.Module) -> Sites:
     if getattr(inner.config, "is_decoder", False) and not inner.config.is_encoder_decoder:
         raise UnsupportedArchitectureError(
             f"this {inner.config.model_type} model is configured as a causal decoder "
-            "(config.is_decoder=True). Choosing the top k tokens reads the whole sequence, so a "
-            "causal layer would see the future. Use it as an encoder (is_decoder=False)."
+            "(config.is_decoder=True). Selecting the top k tokens reads the whole sequence, so the "
+            "outputs would depend on future tokens. Set is_decoder=False to use it as an encoder."
         )
     reason = None if spec.refuses is None else spec.refuses(inner.config)
     if reason is not None:
@@ -107,20 +90,18 @@ def find_sites(model: nn.Module) -> Sites:
             f"this {inner.config.model_type} model cannot be made conditional: {reason}."
         )
     base = inner.base_model
-    decoder_layers = None if spec.decoder_layers is None else _find(base, spec.decoder_layers)
     layers = _find(base, spec.layers)
     encoder = _find(base, spec.encoder)
     if not isinstance(layers, nn.ModuleList) or encoder is None:
         raise UnsupportedArchitectureError(
             f"{type(base).__name__} has no list of layers at {spec.layers!r}, where the record for "
-            f"{inner.config.model_type!r} expects it. The tested transformers versions are 5.23 "
-            "and later; if yours is newer, please report it."
+            f"{inner.config.model_type!r} expects it. The library is tested with transformers 5.23 "
+            "and later. If your version is newer, please report it."
         )
-    decoder = None
-    if isinstance(decoder_layers, nn.ModuleList) and spec.decoder_layers is not None:
+    decoder = decoder_layers = None
+    if spec.decoder_layers is not None and (found := _find(base, spec.decoder_layers)) is not None:
+        decoder_layers = cast("nn.ModuleList", found)
         decoder = _find(base, spec.decoder_layers.rpartition(".")[0])
-    else:
-        decoder_layers = None
     source = None if spec.mask_source is None else _find(base, spec.mask_source)
     has_mask = source is not None and spec.mask_argument in signature(source.forward).parameters
     sources = (source, encoder) if source is not None and has_mask else (encoder,)
@@ -128,18 +109,10 @@ def find_sites(model: nn.Module) -> Sites:
 
 
 def head_names(sites: Sites, requested: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Name the modules outside the encoder that are trained and saved with an adapter.
+    """Return the paths of the modules that are trained and saved with an adapter.
 
-    Args:
-        sites: The places of a model.
-        requested: `modules_to_save` of the configuration. A name stands for every module whose
-            path ends with it; None means the task head, if the class of the model has one.
-
-    Returns:
-        Full paths within the transformers model.
-
-    Raises:
-        ConfigError: If a requested name fits no module, or one that cannot be copied.
+    `requested` is `modules_to_save`: a name matches every module whose path ends with it; None
+    means the task head, if the class of the model has one.
     """
     if requested is None:
         return _task_head(sites)
@@ -151,7 +124,8 @@ def head_names(sites: Sites, requested: tuple[str, ...] | None) -> tuple[str, ..
             children = [path for path, _ in sites.model.named_children()]
             raise ConfigError(
                 f"modules_to_save names {name!r}, which is no module of "
-                f"{type(sites.model).__name__}. Its children are {children}."
+                f"{type(sites.model).__name__}. Its children are {children}; use one of these or a "
+                "module in them."
             )
         found += matches
     for path in found:
@@ -164,12 +138,14 @@ def head_names(sites: Sites, requested: tuple[str, ...] | None) -> tuple[str, ..
 
 
 def _task_head(sites: Sites) -> tuple[str, ...]:
-    class_name = type(sites.model).__name__
-    mappings = (getattr(modeling_auto, mapping) for mapping in _HEAD_MAPPINGS)
-    if not any(class_name in _flatten(mapping.values()) for mapping in mappings):
+    class_names: set[str] = set()
+    for mapping in _HEAD_MAPPINGS:
+        for names in getattr(modeling_auto, mapping).values():
+            class_names.update((names,) if isinstance(names, str) else names)
+    if type(sites.model).__name__ not in class_names:
         return ()
     first_layer = sites.encoder_layers[0]
-    # A pooler feeds the head and nothing else, and was pretrained for another head.
+    # Only the head reads the pooler, which was pretrained for another head.
     pooler = [
         name
         for name, module in sites.model.named_modules()
@@ -180,17 +156,10 @@ def _task_head(sites: Sites) -> tuple[str, ...]:
         for name, child in sites.model.named_children()
         if all(module is not first_layer for module in child.modules())
         and any(True for _ in child.parameters())
-        # A head that another method trains and saves already (PEFT) stays with it.
+        # PEFT trains and saves this head already.
         and "modules_to_save" not in dict(child.named_children())
     ]
     return tuple(pooler + head if head else [])
-
-
-def _flatten(names: object) -> list[str]:
-    flat: list[str] = []
-    for name in names:  # type: ignore[attr-defined]
-        flat += [name] if isinstance(name, str) else list(name)
-    return flat
 
 
 def _find(module: nn.Module, path: str) -> nn.Module | None:

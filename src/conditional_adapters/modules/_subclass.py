@@ -1,11 +1,11 @@
 """Change the class of one module instance to a subclass of its own class, and back.
 
-`Conditional + BertLayer` is made once per pair of classes and cached, as torch's parametrisations
-do. The module keeps its parameters, its place in the model, its hooks and its `isinstance`
-relations, so everything that finds layers by class or by name goes on working.
+Classes such as `ConditionalBertLayer` are created once per pair of classes and cached, as in
+torch's parametrisations. The module keeps its parameters, its path in the model, its hooks and its
+`isinstance` relations, so code that finds layers by class or by name continues to work.
 
 The new class keeps the `__name__` of the old one, because device maps and FSDP's wrapping compare
-class names; `print(model)` shows the true one.
+class names. `print(model)` shows the `__qualname__`, which has a prefix.
 """
 
 from typing import Any, TypeVar, cast
@@ -16,20 +16,20 @@ MixinT = TypeVar("MixinT", bound="DynamicSubclass")
 
 
 class DynamicSubclass(nn.Module):
-    """Base of the mixins: shows its name, and can be pickled and copied."""
+    """Base of the mixins. Modules can be printed, pickled and copied."""
 
-    coda_prefix: str | None = None  # of the name of the class; None: the name of the mixin
+    coda_prefix: str | None = None  # of the class name; None: derived from the mixin's name
     coda_mixin: type[nn.Module]
     coda_original_class: type[Any]
 
     def coda_restore(self, training: bool) -> None:
-        """Prepare for `restore`, given the training mode of the model."""
+        """Prepare for `restore`; `training` is the mode of the model."""
 
     def _get_name(self) -> str:
         return type(self).__qualname__
 
     def __reduce_ex__(self, protocol: Any) -> Any:  # noqa: ANN401
-        # The class cannot be imported by name, so it is made again from its two parents.
+        # The class cannot be imported by name, so it is created again from its two parents.
         function, arguments, *rest = cast("tuple[Any, ...]", super().__reduce_ex__(protocol))
         if arguments and arguments[0] is type(self):
             function, arguments = _new, (self.coda_mixin, self.coda_original_class)
@@ -40,32 +40,28 @@ _SUBCLASSES: dict[tuple[type, type], type] = {}
 
 
 def subclass_of(mixin: type[Any], original: type[Any]) -> type[Any]:
-    """Return the dynamic subclass of `mixin` and `original`, made once and cached."""
+    """Return the dynamic subclass of `mixin` and `original`, which is created once."""
     if (mixin, original) not in _SUBCLASSES:
-        _SUBCLASSES[mixin, original] = _make_subclass(mixin, original)
+        prefix = mixin.coda_prefix or mixin.__name__.removesuffix("Layer").removesuffix("Module")
+        namespace = {
+            "__module__": mixin.__module__,
+            "__qualname__": f"{prefix}{original.__name__}",
+            "__doc__": mixin.__doc__,
+            "coda_mixin": mixin,
+            "coda_original_class": original,
+        }
+        _SUBCLASSES[mixin, original] = type(original.__name__, (mixin, original), namespace)
     return _SUBCLASSES[mixin, original]
 
 
-def _make_subclass(mixin: type[Any], original: type[Any]) -> type[Any]:
-    prefix = mixin.coda_prefix or mixin.__name__.removesuffix("Layer").removesuffix("Module")
-    namespace = {
-        "__module__": mixin.__module__,
-        "__qualname__": f"{prefix}{original.__name__}",
-        "__doc__": mixin.__doc__,
-        "coda_mixin": mixin,
-        "coda_original_class": original,
-    }
-    return type(original.__name__, (mixin, original), namespace)
-
-
 def add_mixin(module: nn.Module, mixin: type[MixinT]) -> MixinT:
-    """Change the class of `module` to the dynamic subclass with `mixin`; return the same object."""
+    """Change the class of `module` to its dynamic subclass with `mixin`; return the same object."""
     module.__class__ = subclass_of(mixin, type(module))
     return cast("MixinT", module)
 
 
 def restore(module: nn.Module, training: bool) -> None:
-    """Undo every `add_mixin` of a module, and delete its attributes that start with coda_."""
+    """Undo every `add_mixin` of a module, and delete its attributes with the prefix `coda_`."""
     while isinstance(module, DynamicSubclass):
         module.coda_restore(training)
         for name in [*vars(module), *module._modules]:
@@ -75,7 +71,7 @@ def restore(module: nn.Module, training: bool) -> None:
 
 
 def remove_mixin(module: nn.Module, mixin: type[DynamicSubclass]) -> None:
-    """Undo `add_mixin` with a mixin or a subclass of it; mixins that were added later stay."""
+    """Undo `add_mixin` with `mixin` or a subclass of it; keep all other mixins."""
     others, original = [], type(module)
     while issubclass(original, DynamicSubclass):
         others.append(original.coda_mixin)

@@ -1,4 +1,4 @@
-"""Normalisation by running statistics, which freezing parameters alone does not freeze."""
+"""Freeze the running statistics of normalisation layers, which are buffers, not parameters."""
 
 from typing import Any
 
@@ -9,19 +9,19 @@ from ._subclass import DynamicSubclass, add_mixin
 
 
 class FrozenStatistics(DynamicSubclass):
-    """Mixin: stay in evaluation mode, neither using nor gathering statistics of a batch."""
+    """Mixin that keeps a normalisation layer in evaluation mode."""
 
     def train(self, mode: bool = True) -> Any:  # noqa: ANN401
         """Ignore the mode."""
         return super().train(False)
 
     def coda_restore(self, training: bool) -> None:
-        """Take the mode of the model."""
+        """Set the mode of the model."""
         super().train(training)
 
 
 def freeze_statistics(model: nn.Module) -> None:
-    """Freeze the statistics of every normalisation in `model` whose parameters are frozen."""
+    """Freeze the statistics of every normalisation layer whose parameters are frozen."""
     for module in list(model.modules()):
         is_frozen = not any(p.requires_grad for p in module.parameters())
         if isinstance(module, _NormBase) and is_frozen:

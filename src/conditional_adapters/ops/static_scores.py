@@ -1,6 +1,6 @@
-"""Scores that no one learned: the baselines a learned router has to beat.
+"""Baselines of the learned router: scores that depend only on the position, or are random.
 
-They take the place of router logits, so that everything after the scores is the same code.
+They replace the router logits; all code after the scores is the same.
 """
 
 from typing import Literal, get_args
@@ -21,23 +21,23 @@ def static_router_logits(
     budgets: Int[Tensor, " batch"],
     seed: int | Int[Tensor, ""] = 0,
 ) -> Float[Tensor, "batch seq"]:
-    """Score tokens by position alone.
+    """Score tokens without their content.
 
     Args:
-        kind: "random" gives each position and row pseudo-random scores, "first" prefers early
-            tokens, "strided" picks tokens at even distances.
+        kind: "random" gives every token a pseudo-random score, "first" prefers early tokens,
+            "strided" selects tokens at even distances.
         token_mask: True where a token is valid; positions count valid tokens only.
-        budgets: Number of tokens that will be selected in each row.
-        seed: For "random": equal seeds give equal scores, also when a layer is recomputed.
+        budgets: Number of tokens to select in each example.
+        seed: For "random"; equal seeds give equal scores, also in gradient checkpointing.
 
     Returns:
-        Scores in float32, finite; padding has scores too and must be masked by the selection.
+        Finite scores in float32. Padding has scores as well, which the selection must mask.
 
     Raises:
         RoutingError: If the kind is unknown.
 
     Source:
-        Our choice of baselines; the paper compares learned routing with others in an ablation.
+        Our choice of baselines; the paper has an ablation with other ones.
     """
     positions = token_mask.cumsum(-1) - 1
     if kind == "first":
@@ -47,8 +47,8 @@ def static_router_logits(
         wanted = budgets.unsqueeze(-1)
         return ((positions + 1) * wanted // lengths - positions * wanted // lengths).float()
     if kind == "random":
-        row = torch.arange(token_mask.shape[0], device=token_mask.device).unsqueeze(-1)
-        return _hash(positions + 65_521 * row + 2_654_435_761 * seed)
+        example = torch.arange(token_mask.shape[0], device=token_mask.device).unsqueeze(-1)
+        return _hash(positions + 65_521 * example + 2_654_435_761 * seed)
     raise RoutingError(f"kind must be one of {get_args(StaticRouterKind)}, got {kind!r}.")
 
 
@@ -61,29 +61,26 @@ def static_positions(
     num_suffix_tokens: int = 0,
     device: torch.device | None = None,
 ) -> Int[Tensor, " others"]:
-    """Return what a selection by these scores chooses in a row without padding, ends aside.
+    """Return the selection by these scores in a full example, without its prefix and suffix.
 
-    Strided scores are 1 where `position * top_k // seq` is about to grow, and as many tokens have
-    a 1 as are selected. The j-th of them, counted from 1, stands at `(j * seq - 1) // top_k`.
+    Strided scores are 1 where `position * top_k // seq` is about to increase, which is true of
+    `top_k` tokens. The j-th of them, counted from 1, has the position `(j * seq - 1) // top_k`.
 
     Args:
         kind: "first" or "strided".
-        seq: Length of the row.
-        top_k: Number of tokens that are selected, ends included; between 1 and `seq`.
-        num_prefix_tokens: Tokens at the start that are selected anyway.
+        seq: Length of the sequence.
+        top_k: Number of selected tokens, with prefix and suffix; between 1 and `seq`.
+        num_prefix_tokens: Tokens at the start that are always selected.
         num_suffix_tokens: The same at the end; with the prefix, at most `top_k`.
-        device: Where the positions are needed.
+        device: Device of the result.
 
     Returns:
         The `top_k - num_prefix_tokens - num_suffix_tokens` other positions, ascending.
-
-    Source:
-        Our choice of baselines, in closed form.
     """
     others = top_k - num_prefix_tokens - num_suffix_tokens
     if kind == "first":
         return torch.arange(num_prefix_tokens, num_prefix_tokens + others, device=device)
-    in_prefix = num_prefix_tokens * top_k // seq  # tokens with a 1 among those of the prefix
+    in_prefix = num_prefix_tokens * top_k // seq  # prefix tokens with the score 1
     ranks = torch.arange(in_prefix + 1, in_prefix + 1 + others, device=device)
     return (ranks * seq - 1) // top_k
 

@@ -1,13 +1,13 @@
 """Soft top-k: a differentiable relaxation of "the k largest".
 
-Both methods approach the same problem,
+The problem is
 
     maximise  s.w + epsilon H(w)   subject to   sum(w) = k,   0 <= w <= 1,
 
-with `H(w) = -sum w ln w`. `exact` solves it, `iterative` runs a fixed number of the paper's
-coordinate ascent rounds and may stop far from the solution when epsilon is small. They are
-different operators, so a configuration names the one it was trained with. README.md in this folder
-has the derivation.
+with `H(w) = -sum w ln w`. `exact` solves it. `iterative` runs a fixed number of rounds of the
+paper's coordinate ascent, which may be far from the solution if epsilon is small. Their weights
+differ, so a model needs the method it was trained with. README.md in this folder has the
+derivation.
 """
 
 from typing import Literal, get_args
@@ -40,14 +40,14 @@ def soft_topk(
     Args:
         router_logits: Unnormalised scores. Computed in float32 (float64 stays float64) with
             autocast off, whatever the input dtype.
-        top_k: Number of tokens to select, `>= 1`; a tensor gives every example its own number, and
-            an example with 0 gets weight 0 everywhere. Where it reaches the number of selectable
-            tokens, all of them get weight 1.
-        epsilon: Temperature, `> 0`, in units of the logits. Towards 0 the result is hard top-k.
+        top_k: Number of tokens to select, `>= 1`; a tensor has one number per example, and 0 gives
+            weight 0 everywhere. If it reaches the number of selectable tokens, all of them get
+            weight 1.
+        epsilon: Temperature, `> 0`, in units of the logits. The limit at 0 is hard top-k.
         method: "exact" solves the problem; "iterative" is the paper's coordinate ascent.
         token_mask: True where a token may be selected. Other positions get weight 0.
-        max_top_k: The largest number in a tensor `top_k`, or an upper bound, if it is known without
-            a device-to-host copy; "exact" then sorts no more than that.
+        max_top_k: Upper bound of a tensor `top_k`, if it is known without a device-to-host copy;
+            "exact" then sorts only that many scores.
         num_iterations: Rounds of the iterative method, `>= 1`.
         epsilon_init: Temperature of its first round.
         epsilon_decay: Factor per round, in (0, 1]; the temperature never falls below `epsilon`.

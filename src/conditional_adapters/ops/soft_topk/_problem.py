@@ -1,4 +1,4 @@
-"""The soft top-k problem in the form that both methods solve."""
+"""Common input of both soft top-k methods."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ class Problem(NamedTuple):
     """Masked scores and the budget of each example."""
 
     logits: Float[Tensor, "*batch seq"]  # -inf where a token may not be selected
-    budget: Float[Tensor, "*batch 1"]  # tokens to select, at most as many as may be
+    budget: Float[Tensor, "*batch 1"]  # tokens to select, at most the selectable ones
     is_full: Bool[Tensor, "*batch 1"]  # every selectable token is selected
 
 

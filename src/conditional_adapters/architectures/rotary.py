@@ -1,4 +1,9 @@
-"""Nomic BERT, GTE and Jina embeddings v3: post-norm, with rotary positions."""
+"""Encoders with rotary positions: Nomic BERT, GTE, Jina embeddings v3 and EuroBERT.
+
+EuroBERT is pre-norm, and several of its queries share a key and a value.
+"""
+
+from dataclasses import replace
 
 from ..modules import ArchitectureSpec, TokenAxis
 from ._registry import register_architecture
@@ -12,7 +17,11 @@ NOMIC_BERT = register_architecture(
             "position_embeddings": TokenAxis.TOKEN,
             "position_ids": TokenAxis.TOKEN,
         },
-        num_prefix_tokens=1,  # CLS
+        num_prefix_tokens=1,  # CLS, or the beginning of the sequence
         attention="self_attn",
     )
+)
+
+EUROBERT = register_architecture(
+    replace(NOMIC_BERT, model_types=("eurobert",), input_norm="input_layernorm")
 )
