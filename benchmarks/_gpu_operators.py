@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from conditional_adapters.modules.light_branch import light_branch
 from torch import Tensor, nn
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
@@ -15,7 +14,7 @@ from benchmarks._gpu_report import describe_error
 from benchmarks._report import Report, milliseconds
 from conditional_adapters import ops
 from conditional_adapters.analysis.timing import time_interleaved
-from conditional_adapters.modules.adapter import ParallelAdapter
+from conditional_adapters.modules.adapter import ParallelAdapter, describe_norm
 
 CALLS = 20  # of an operator in one measurement
 OPERATOR_SHAPES, HIDDEN, HEADS = ((32, 512), (8, 4096)), 2048, 32
@@ -53,11 +52,9 @@ def _light_branch(
 
     @torch.no_grad()
     def branch() -> object:
-        at_once = light_branch(adapter, norm, states, states, direction)
-        if at_once is not None:
-            return at_once
-        normalised = norm(states)
-        return adapter(normalised, states), ops.score_tokens(normalised, direction)
+        return ops.light_branch(
+            states, states, adapter, norm=describe_norm(norm), router_weight=direction
+        )
 
     return _time_calls({"norm, scores and adapter": branch}, settings)
 

@@ -4,7 +4,7 @@ For each model, shape and type all candidates take turns in every round, and rat
 a round. The report has the FLOP ratio and the lower bound of each candidate: the same matrix
 products and attention alone, with nothing between them. `--packed` prepacks the weights of all
 candidates (`prepack_weights`), `--compile` measures them through `torch.compile`. `--step` measures
-a training step of the new parameters and its peak memory instead, each candidate in its own process.
+a training step of the new parameters and its peak memory instead, each candidate in a process.
 
 Results of other cells in the file are kept; a new measurement replaces the old one of its cell.
 `--grid` measures all models, lengths, batches and types, the cheapest cell first, and skips cells

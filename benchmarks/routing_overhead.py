@@ -6,6 +6,7 @@ model would mislead: it charges page faults of fresh memory to the operator that
 call keeps its own tensors, so they are read from memory as in the model.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,12 +20,14 @@ import conditional_adapters as ca
 from benchmarks._report import Report, describe_run, make_parser, parse, write_report
 from conditional_adapters.analysis.timing import time_interleaved
 from conditional_adapters.modules import Router, conditional_layer
+from conditional_adapters.ops import light_branch
 
 WHOLE = "forward pass"
+_LIGHT_BRANCH = sys.modules[light_branch.__module__]
 # The functions of each part, in the order of a layer.
 PIECES: dict[str, tuple[Any, str]] = {
-    "scores of the router": (Router, "score"),
-    "choice and weights": (Router, "decide"),
+    "scores of the router": (_LIGHT_BRANCH, "score_tokens"),
+    "choice and weights": (Router, "forward"),
     "gathering tokens": (conditional_layer, "gather_tokens"),
     "gathering masks": (conditional_layer, "gather_arguments"),
     "weighing and adding back": (conditional_layer, "add_weighted_update_"),

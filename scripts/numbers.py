@@ -6,8 +6,8 @@ Measured numbers and tables stand between HTML comments, which readers do not se
   a file of benchmarks/results or an experiment, keys, and a format.
 - a table: `<!-- table: NAME -->`, Markdown, `<!-- / -->`. `TABLES` has the names.
 
-tests/documents/test_numbers.py holds every page to the results and finds numbers that look measured but are
-not marked.
+tests/documents/test_numbers.py holds every page to the results and finds numbers that look
+measured but are not marked.
 """
 
 import re

@@ -141,7 +141,7 @@ def test_the_norm_of_the_record_is_what_a_dense_layer_calls_on_its_input_first(n
     with torch.no_grad():
         logits_of(model, tiny.inputs())
     for layer, paths in called.items():
-        norm = sites.spec.plan(layer, sites.config).input_norm
+        norm = sites.spec.resolve(sites.config).input_norm
         norms = [path for path in paths if is_norm(layer.get_submodule(path))]
         if norm is None:
             assert norms == []

@@ -3,10 +3,10 @@
 import re
 
 import pytest
-from tests.helpers import ROOT
 
 from experiments import _report
 from scripts import numbers
+from tests.helpers import ROOT
 
 PAGES = {str(path.relative_to(ROOT)): path for path in numbers.pages(ROOT)}
 VERSION, CONSTANT = "a version", "a constant of the code or of a model"

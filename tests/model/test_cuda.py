@@ -177,4 +177,4 @@ def test_a_mask_is_read_once() -> None:
     with torch.inference_mode():
         places = synchronisations(lambda: encode(model, inputs))
     (own,) = [place for place in places if "transformers/" not in place]
-    assert "conditional_adapters/modules/sequence.py" in own
+    assert "conditional_adapters/modules/context.py" in own

@@ -7,7 +7,6 @@ from device to host, so CUDA graphs can capture all of them.
 
 from .gather_scatter import add_weighted_update as add_weighted_update
 from .gather_scatter import add_weighted_update_ as add_weighted_update_
-from .gather_scatter import gather_tokens as gather_rows  # noqa: F401 - its name in ops
 from .gather_scatter import gather_tokens as gather_tokens
 from .light_branch import ACTIVATIONS as ACTIVATIONS
 from .light_branch import MAX_ADAPTER_DIM as MAX_ADAPTER_DIM

@@ -27,7 +27,7 @@ def gather_tokens(
     batch, k = selected_indices.shape
     kernels = _backend.kernels
     if kernels is not None and values.shape[0] == batch and values.is_floating_point():
-        gathered: Tensor = kernels.gather_rows(
+        gathered: Tensor = kernels.gather_tokens(
             values.reshape(batch, values.shape[1], -1), selected_indices
         )
         return gathered.view(batch, k, *values.shape[2:])

@@ -87,7 +87,7 @@ def quickstart(
     run(f"{name}, same steps", conditional, epochs)
     seconds_per_epoch = runs[1]["training_seconds"] / epochs
     affordable = math.floor(runs[0]["training_seconds"] / seconds_per_epoch)
-    # At most three passes, for a total of less than twelve minutes on two cores.
+    # At most three passes, for a total of about ten minutes on two cores.
     classifier = run(f"{name}, no more time", conditional, max(min(affordable, 3.0), epochs))
 
     adapter = save_task(classifier, output / "adapter", base_model=_MODEL)
