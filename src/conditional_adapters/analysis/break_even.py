@@ -45,22 +45,7 @@ def time_sizes(
     rounds: int = 15,
     show_progress: bool = False,
 ) -> list[SizeTiming]:
-    """Time batches of several sizes; all r of a size take turns.
-
-    Args:
-        model: A conditional model with an active adapter, without `set_dense_below`. Its reduction
-            factor is restored.
-        batches: Inputs of the encoder by their number of tokens, padding included.
-        factors: Values of r, each above 1.
-        rounds: Measured runs of each, >= 3.
-        show_progress: Show a progress bar for each size.
-
-    Returns:
-        The timings, by ascending size.
-
-    Raises:
-        ConfigError: If small batches already run dense.
-    """
+    """Time batches of several sizes; all r of a size take turns."""
     refuse_dense_below(model, "so they cannot be timed routed")
     encoder = find_sites(model).runner
 

@@ -26,20 +26,7 @@ REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # a hub id: "user/name"
 
 
 def find_adapter_folder(source: str | os.PathLike[str], *, revision: str | None = None) -> Path:
-    """Return the local folder of an adapter, downloaded if needed.
-
-    Args:
-        source: A directory, or a hub id: "user/name". An existing directory is used even if its
-            name could be a hub id. A path that is not a string is never a hub id.
-        revision: Branch, tag or commit on the Hub; None means the main branch.
-
-    Returns:
-        The directory, or its copy in the cache.
-
-    Raises:
-        CheckpointError: If the Hub has no such repository, the Hub cannot be reached and the cache
-            has no copy, or a revision is given with a directory.
-    """
+    """Return the local folder of an adapter, downloaded if needed."""
     path = Path(source)
     is_remote = isinstance(source, str) and not path.exists() and REPOSITORY.fullmatch(source)
     if not is_remote:

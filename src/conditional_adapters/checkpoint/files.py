@@ -126,18 +126,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def interpret(described: dict[str, Any], path: Path) -> ConditionalAdapterConfig:
-    """Create a configuration from the fields of a configuration file.
-
-    Args:
-        described: The fields.
-        path: The directory, for messages.
-
-    Returns:
-        The checked configuration.
-
-    Raises:
-        CheckpointError: If the adapter is not a conditional one, or a value is out of range.
-    """
+    """Create a configuration from the fields of a configuration file."""
     if described.get("peft_type") != PEFT_TYPE:
         raise CheckpointError(
             f"{path} holds an adapter of type {described.get('peft_type')!r}, not {PEFT_TYPE!r}. "

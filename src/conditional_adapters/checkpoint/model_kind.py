@@ -22,18 +22,7 @@ def check_model_kind(
     *,
     names: tuple[str, ...] = ("model_type", "model_class"),
 ) -> None:
-    """Refuse a model of another kind than the one that an adapter was trained with.
-
-    Args:
-        model: A transformers model, or a wrapper around one.
-        described: The fields of the adapter's configuration. A missing field or None fits every
-            model.
-        source: Begin of the message, before "an adapter": for example "... holds".
-        names: The fields to compare.
-
-    Raises:
-        CheckpointError: If a field differs.
-    """
+    """Refuse a model of another kind than the one that an adapter was trained with."""
     for name, value in model_kind(model).items():
         expected = described.get(name)
         if name in names and expected not in (None, value):

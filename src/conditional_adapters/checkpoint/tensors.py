@@ -44,17 +44,7 @@ def without_heads(
 def copy_tensors(
     targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path, *, remedy: str
 ) -> None:
-    """Copy tensors into the targets of the same names, all or none.
-
-    Args:
-        targets: Parameters of the model.
-        tensors: Tensors from a file.
-        path: The directory of the file, for the message.
-        remedy: The last sentence of the message.
-
-    Raises:
-        CheckpointError: If a tensor is missing, unexpected or of another shape.
-    """
+    """Copy tensors into the targets of the same names, all or none."""
     problems = [f"missing: {key}" for key in targets if key not in tensors]
     problems += [f"unexpected: {key}" for key in tensors if key not in targets]
     problems += [

@@ -112,14 +112,7 @@ class _Adapter:
 
 
 def is_generated(text: str) -> bool:
-    """Whether a card was generated and not edited since.
-
-    Args:
-        text: The content of a README.md.
-
-    Returns:
-        False for a card that was written by hand or edited.
-    """
+    """Whether a card was generated and not edited since."""
     mark = _MARK_PATTERN.search(text)
     return mark is not None and mark[1] == _digest(_MARK_PATTERN.sub("", text))
 
@@ -159,17 +152,7 @@ def record_measurements(
 
 
 def base_model_of(directory: Path) -> str | None:
-    """Return the name of the base model of a saved adapter.
-
-    Args:
-        directory: The folder of a saved adapter.
-
-    Returns:
-        A local folder, a hub id, the name of a packaged model, or None if it has no name.
-
-    Raises:
-        CheckpointError: If the files of the adapter are missing or damaged.
-    """
+    """Return the name of the base model of a saved adapter."""
     return _read_adapter(directory).base_model
 
 

@@ -92,18 +92,7 @@ class ConditionalAdapterPeftConfig(PeftConfig):
         return {**super().to_dict(), "library_version": __version__}
 
     def made_for(self, model: nn.Module) -> "ConditionalAdapterPeftConfig":
-        """Return a copy with the kind and the heads of a model.
-
-        Args:
-            model: The model to adapt.
-
-        Returns:
-            The copy.
-
-        Raises:
-            CheckpointError: If the configuration was made for another kind of model.
-            ConfigError: If the model has no head of the configured task.
-        """
+        """Return a copy with the kind and the heads of a model."""
         check_model_kind(model, vars(self), "this configuration is of")
         made = copy.copy(self)
         for name, value in model_kind(model).items():

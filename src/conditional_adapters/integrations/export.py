@@ -37,20 +37,7 @@ class _Positional(nn.Module):
 def make_sample_inputs(
     model: nn.Module, *, batch_size: int = 2, sequence_length: int = 16
 ) -> dict[str, Tensor]:
-    """Make a batch to export a model with.
-
-    Args:
-        model: A model of a supported type.
-        batch_size: Examples, >= 2.
-        sequence_length: Tokens of a text model, >= 2. The configuration of other models gives their
-            input size.
-
-    Returns:
-        Arguments by name. Texts have an attention mask; half of the last text is padding.
-
-    Raises:
-        ConfigError: If a size is out of range or the configuration does not give one.
-    """
+    """Make a batch to export a model with."""
     sites = find_sites(model)
     runner: Any = sites.runner
     is_text = runner.main_input_name == "input_ids"

@@ -12,15 +12,7 @@ from ._launch import Context, hidden_launch, on_device_of
 
 @torch.library.custom_op("conditional_adapters::gather_tokens", mutates_args=())
 def gather_tokens(values: Tensor, selected_indices: Tensor) -> Tensor:
-    """Gather the selected tokens of each example.
-
-    Args:
-        values: `[batch, seq, hidden]`, any dtype.
-        selected_indices: `[batch, k]`, distinct in each example.
-
-    Returns:
-        `[batch, k, hidden]`. Differentiable in `values`.
-    """
+    """Gather the selected tokens of each example."""
     with on_device_of(values):
         _, seq, hidden = values.shape
         out = values.new_empty(*selected_indices.shape, hidden)
@@ -50,19 +42,7 @@ def _(grad: Tensor, selected_indices: Tensor, seq: int) -> Tensor:
 def add_weighted_update(
     base: Tensor, selected_indices: Tensor, outputs: Tensor, inputs: Tensor, weights: Tensor
 ) -> Tensor:
-    """Add `weights * (outputs - inputs)` to the selected tokens of a copy of `base`.
-
-    Args:
-        base: `[batch, seq, hidden]`.
-        selected_indices: `[batch, k]`, distinct in each example.
-        outputs: Output of the frozen layer for the selected tokens, `[batch, k, hidden]`.
-        inputs: Input of the frozen layer, in the same shape.
-        weights: `[batch, k]`.
-
-    Returns:
-        A new tensor. The sum is computed in float32 and rounded once. Differentiable in all but
-        the indices.
-    """
+    """Add `weights * (outputs - inputs)` to the selected tokens of a copy of `base`."""
     out = base.clone(memory_format=torch.contiguous_format)
     _add_weighted_update_(out, selected_indices, outputs, inputs, weights)
     return out

@@ -101,15 +101,7 @@ def _(states: Tensor, residual: Tensor, *others: object) -> tuple[Tensor, Tensor
 
 @torch.library.custom_op("conditional_adapters::score", mutates_args=())
 def score(states: Tensor, weight: Tensor) -> Tensor:
-    """Multiply each token with the router's vector, without gradient.
-
-    Args:
-        states: `[batch, seq, hidden]`, any floating dtype of at most 32 bits.
-        weight: `[hidden]`, or `[batch, 1, hidden]` if examples have different routers.
-
-    Returns:
-        `[batch, seq]`, summed in float32.
-    """
+    """Multiply each token with the router's vector, without gradient."""
     with on_device_of(states):
         batch, seq, hidden = states.shape
         scores = states.new_empty(batch, seq, dtype=torch.float32)

@@ -12,15 +12,7 @@ _BLOCK_KEYS, _BLOCK_QUERIES = 128, 16
 
 @torch.library.custom_op("conditional_adapters::gather_pairs", mutates_args=())
 def gather_pairs(pairs: Tensor, selected_indices: Tensor) -> Tensor:
-    """Gather the selected tokens on both axes, without gradient.
-
-    Args:
-        pairs: `[batch or 1, heads, seq, seq]`, any floating dtype.
-        selected_indices: `[batch, k]`.
-
-    Returns:
-        `[batch, heads, k, k]`.
-    """
+    """Gather the selected tokens on both axes, without gradient."""
     with on_device_of(pairs):
         (batch, top_k), (num_sources, heads, _, seq) = selected_indices.shape, pairs.shape
         out = pairs.new_empty(batch, heads, top_k, top_k)

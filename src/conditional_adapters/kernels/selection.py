@@ -16,16 +16,7 @@ from ._launch import Context, on_device_of, sequence_launch
 
 @torch.library.custom_op("conditional_adapters::select", mutates_args=())
 def select(scores: Tensor, top_k: int, budgets: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Select the largest scores of each example.
-
-    Args:
-        scores: `[batch, seq]`, any floating dtype of at most 32 bits.
-        top_k: Slots per example, between 1 and `seq`.
-        budgets: Slots that each example uses, `[batch]`; None means all.
-
-    Returns:
-        The selected indices, ascending, and which of these slots are within the budget.
-    """
+    """Select the largest scores of each example."""
     with on_device_of(scores):
         scores, (batch, seq) = scores.float().contiguous(), scores.shape
         if budgets is None:
@@ -48,16 +39,7 @@ def _(scores: Tensor, top_k: int, budgets: Tensor | None) -> tuple[Tensor, Tenso
 
 @torch.library.custom_op("conditional_adapters::select_and_weigh", mutates_args=())
 def select_and_weigh(scores: Tensor, top_k: int, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Select the largest scores of each example and weigh them, without gradient.
-
-    Args:
-        scores: `[batch, seq]`, any floating dtype of at most 32 bits.
-        top_k: Tokens to select, between 1 and `seq`.
-        epsilon: Temperature, > 0.
-
-    Returns:
-        The selected indices, ascending, and their soft top-k weights in float32.
-    """
+    """Select the largest scores of each example and weigh them, without gradient."""
     with on_device_of(scores):
         scores, (batch, seq) = scores.float().contiguous(), scores.shape
         indices = scores.new_empty(batch, top_k, dtype=torch.int64)

@@ -19,19 +19,7 @@ def packaged_adapter_names() -> list[str]:
 
 
 def find_adapter(name: str) -> Path:
-    """Find the folder of an adapter.
-
-    Args:
-        name: "packaged:" and one of `packaged_adapter_names`, a folder, or a hub id, "user/name"
-            or "user/name@revision".
-
-    Returns:
-        The folder, for `load_adapter`, `--adapter` and `coda train --init`.
-
-    Raises:
-        ConfigError: If there is no packaged adapter of that name.
-        CheckpointError: If a hub id cannot be found.
-    """
+    """Find the folder of an adapter."""
     if not name.startswith(_PREFIX):
         repo_id, separator, revision = name.partition("@")
         if separator and not Path(name).exists():

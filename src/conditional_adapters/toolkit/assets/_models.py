@@ -74,50 +74,19 @@ def load_packaged_model(
 
 
 def load_packaged_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a packaged model.
-
-    Args:
-        name: "minilm" or "whisper".
-
-    Returns:
-        The tokenizer.
-
-    Raises:
-        AssetError: If the name is unknown, the package is missing, or its file has another hash.
-    """
+    """Load the tokenizer of a packaged model."""
     tokenizer: PreTrainedTokenizerBase = _load("tokenizer", name)
     return tokenizer
 
 
 def load_packaged_image_processor(name: str) -> BaseImageProcessor:
-    """Build the image processor of a packaged model; it needs Pillow, not torchvision.
-
-    Args:
-        name: "dinov2".
-
-    Returns:
-        The processor: resize to a shortest edge of 256, crop the centre of 224 x 224, normalise by
-            mean and standard deviation of ImageNet.
-
-    Raises:
-        AssetError: If the name is unknown.
-    """
+    """Build the image processor of a packaged model; it needs Pillow, not torchvision."""
     processor: BaseImageProcessor = _load("image processor", name)
     return processor
 
 
 def load_packaged_feature_extractor(name: str) -> FeatureExtractionMixin:
-    """Build the feature extractor of a packaged model.
-
-    Args:
-        name: "whisper".
-
-    Returns:
-        The extractor: 80 log-mel bins of 30 s of audio at 16 kHz.
-
-    Raises:
-        AssetError: If the name is unknown.
-    """
+    """Build the feature extractor of a packaged model."""
     extractor: FeatureExtractionMixin = _load("feature extractor", name)
     return extractor
 

@@ -32,12 +32,6 @@ def telephone_prompts() -> list[Prompt]:
 
     NOTE: some texts occur twice. Keep equal texts in one split. Three recordings are longer than
     the 30 seconds of Whisper's input.
-
-    Returns:
-        One record per recording.
-
-    Raises:
-        AssetError: If a package is missing or its content has another hash.
     """
     lines = gzip.decompress(verified_path("prompts/transcripts").read_bytes()).decode()
     recordings = verified_folder("prompts/recordings", "**/*.wav")

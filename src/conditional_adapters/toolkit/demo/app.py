@@ -26,19 +26,7 @@ _KEEP_UPLOADS_SECONDS = 3600
 def build_app(
     demonstration: Demonstration, *, title: str, description: str = ""
 ) -> "gradio.Blocks":
-    """Build the app.
-
-    Args:
-        demonstration: Demonstration that answers the inputs.
-        title: Title of the page.
-        description: Line below the title.
-
-    Returns:
-        The app, for `serve`.
-
-    Raises:
-        ConfigError: If Gradio is not installed.
-    """
+    """Build the app."""
     gr: Any = _gradio()
     uploads = (_KEEP_UPLOADS_SECONDS, _KEEP_UPLOADS_SECONDS)
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=uploads) as app:
@@ -77,20 +65,7 @@ def serve(
     port: int | None = None,
     open_browser: bool = False,
 ) -> str:
-    """Start the server in a new thread; `app.block_thread()` waits, `app.close()` stops it.
-
-    Args:
-        app: App from `build_app`.
-        host: Address to listen on.
-        port: Port; None for the first free one from 7860.
-        open_browser: Open the page in the default browser.
-
-    Returns:
-        URL of the page.
-
-    Raises:
-        ConfigError: If the server cannot listen on this address.
-    """
+    """Start the server in a new thread; `app.block_thread()` waits, `app.close()` stops it."""
     gr: Any = _gradio()
     fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
     try:

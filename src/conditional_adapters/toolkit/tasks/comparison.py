@@ -13,14 +13,7 @@ _RESAMPLES, _BATCH = 9_999, 500
 
 
 def ratio_of_sums(tally: Float[np.ndarray, "examples 2"]) -> float:
-    """Divide the sum of the first column by the sum of the second.
-
-    Args:
-        tally: Numerator and denominator of each example.
-
-    Returns:
-        The ratio; 0 if the second sum is 0.
-    """
+    """Divide the sum of the first column by the sum of the second."""
     above, below = tally.sum(0)
     return float(above / below) if below else 0.0
 

@@ -139,15 +139,7 @@ _INPUTS: Mapping[Modality, Column] = {
 def classification_columns(
     modality: Modality, labels: Sequence[str] | None
 ) -> tuple[Column, Column]:
-    """Columns of a classification task: the input, and the name of its class.
-
-    Args:
-        modality: Input of the model.
-        labels: The known classes; None allows any.
-
-    Returns:
-        The columns.
-    """
+    """Columns of a classification task: the input, and the name of its class."""
 
     def read(value: object, table: Table, name: str) -> str:
         label = read_label(value, table.class_names.get(name))

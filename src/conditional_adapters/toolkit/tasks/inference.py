@@ -93,14 +93,6 @@ def batches_by_length(
 
     A batch has at most as many tokens, with padding, as `batch_size` of the longest examples.
     Within this limit the batches minimise the cost of padding and of the number of batches.
-
-    Args:
-        task: The task of the examples.
-        examples: Columns of model input.
-        batch_size: Number of the longest examples in a batch, >= 1.
-
-    Yields:
-        Indices of examples, and these as one batch on the device of the model.
     """
     unpacked = examples_of(examples)
     order = sorted(range(len(unpacked)), key=lambda index: length_of(unpacked[index]))

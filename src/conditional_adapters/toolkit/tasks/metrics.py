@@ -18,15 +18,7 @@ if TYPE_CHECKING:
 def classification_metrics(
     scores: Float[np.ndarray, "examples classes"], labels: Int[np.ndarray, " examples"]
 ) -> dict[str, float]:
-    """Compute accuracy and macro-averaged F1.
-
-    Args:
-        scores: Logits or probabilities.
-        labels: The correct classes.
-
-    Returns:
-        `accuracy` and `macro_f1`, in [0, 1].
-    """
+    """Compute accuracy and macro-averaged F1."""
     from sklearn.metrics import accuracy_score, f1_score
 
     predictions = scores.argmax(-1)
@@ -131,16 +123,7 @@ def _disagreements(
 
 
 def word_errors(references: Sequence[str], texts: Sequence[str]) -> list[tuple[int, int]]:
-    """Count word errors by jiwer, after Whisper's English normaliser.
-
-    Args:
-        references: The correct transcripts.
-        texts: The predicted transcripts.
-
-    Returns:
-        For each pair the substituted, deleted and inserted words together, and the words of the
-        reference.
-    """
+    """Count word errors by jiwer, after Whisper's English normaliser."""
     jiwer = import_extra("jiwer", extra="speech", purpose="the word error rate")
     english = import_extra(
         "whisper_normalizer.english", extra="speech", purpose="the word error rate"

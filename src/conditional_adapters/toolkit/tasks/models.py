@@ -133,18 +133,7 @@ class Backbone:
 
 
 def modality_of(model_name: str) -> Modality:
-    """Return the modality of a model: a classifier of texts or images, or a speech recogniser.
-
-    Args:
-        model_name: A local folder, a hub id, or a packaged model.
-
-    Returns:
-        The modality of its input.
-
-    Raises:
-        ConfigError: If there is no such model.
-        UnsupportedArchitectureError: If it is of another kind.
-    """
+    """Return the modality of a model: a classifier of texts or images, or a speech recogniser."""
     if model_name.startswith(PACKAGED):
         known = tuple(_PACKAGED_MODALITIES)
         return _PACKAGED_MODALITIES[packaged_name(model_name, known, "texts, images or speech")]
@@ -198,21 +187,7 @@ def load_classifier(
 def load_backbone(
     model_name: str, *, head: type | None = None, max_length: int | None = None
 ) -> Backbone:
-    """Load a pretrained model for further pretraining.
-
-    Args:
-        model_name: A local folder, a hub id, or a packaged model.
-        head: Auto class of the pretrained head; None means no head, and for Whisper the decoder.
-        max_length: Cut texts at this number of tokens, at most the model's limit. None means the
-            limit.
-
-    Returns:
-        The model in evaluation mode, with its preprocessor.
-
-    Raises:
-        ConfigError: If there is no such model or it has no such head, or a number is out of range.
-        UnsupportedArchitectureError: If its input is neither text, images nor English speech.
-    """
+    """Load a pretrained model for further pretraining."""
     modality = modality_of(model_name)
     if modality == "audio":
         model, processor = load_speech_model(model_name)

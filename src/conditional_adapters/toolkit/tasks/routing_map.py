@@ -24,19 +24,7 @@ from .models import Classifier
 def route_documents(
     classifier: Classifier, texts: Sequence[str], gold: Sequence[str] | None = None
 ) -> tuple[list[RoutedDocument], int]:
-    """Classify texts and count for each word the layers that processed it.
-
-    Args:
-        classifier: A conditional text classifier.
-        texts: Documents.
-        gold: The correct classes, for the titles.
-
-    Returns:
-        The documents for `plot_token_map`, and the number of routed layers.
-
-    Raises:
-        ConfigError: If it is not a text classifier, or every layer processes every token.
-    """
+    """Classify texts and count for each word the layers that processed it."""
     if classifier.modality != "text":
         raise ConfigError("a token map needs a text classifier, got an image classifier.")
     documents = []

@@ -71,15 +71,7 @@ def row_loader(
     columns: Callable[[Sequence[str] | None], tuple[Column, ...]],
     check: Callable[[Mapping[str, Any]], None] = lambda cells: None,
 ) -> RowLoader:
-    """Make the loader of a task whose cells are copied into memory.
-
-    Args:
-        columns: As in `TaskKind`.
-        check: `check(cells)` raises `BadRow` if the cells of a row do not fit each other.
-
-    Returns:
-        The loader.
-    """
+    """Make the loader of a task whose cells are copied into memory."""
 
     def load(
         spec: DataSpec, *, labels: Sequence[str] | None, with_targets: bool

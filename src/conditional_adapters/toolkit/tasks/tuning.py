@@ -116,17 +116,7 @@ class FactorCurve:
 
 
 def factors_to_measure(task: Task) -> tuple[float, ...]:
-    """Return the factors that an elastic adapter was trained at, or else `DEFAULT_FACTORS`.
-
-    Args:
-        task: A task whose model is conditional.
-
-    Returns:
-        Reduction factors, ascending.
-
-    Raises:
-        AttachmentError: If the model has no active adapter.
-    """
+    """Return the factors that an elastic adapter was trained at, or else `DEFAULT_FACTORS`."""
     name = active_adapter(task.model)
     trained = set(get_attachment(task.model).configs[name].elastic_factors)
     return tuple(sorted(trained)) if len(trained) > 1 else DEFAULT_FACTORS

@@ -124,18 +124,7 @@ def render_routing_page(
 
 
 def render_routing_fragment(row: RoutedRow, *, labels: Sequence[str]) -> str:
-    """Write one run of a row as a part of another page, without slider and script.
-
-    Args:
-        row: Row with exactly one run.
-        labels: Class names in the order of the probabilities; empty without classes.
-
-    Returns:
-        HTML for an element of the class `coda`, on a page with `fragment_style`.
-
-    Raises:
-        RoutingError: If the row does not have exactly one run.
-    """
+    """Write one run of a row as a part of another page, without slider and script."""
     if len(row.runs) != 1:
         raise RoutingError(f"A fragment needs exactly 1 run, got {len(row.runs)}. Choose one.")
     num_layers = sum(row.is_routed)

@@ -33,34 +33,13 @@ CLASSIFICATION = (TEXT_CLASSIFICATION.name, IMAGE_CLASSIFICATION.name)
 
 
 def find_task(name: str) -> TaskKind:
-    """Return a task by its name.
-
-    Args:
-        name: A key of `TASKS`.
-
-    Returns:
-        The task.
-
-    Raises:
-        ConfigError: If there is no task of that name.
-    """
+    """Return a task by its name."""
     if name not in TASKS:
         raise ConfigError(f"there is no task {name!r}. Choose one of {', '.join(TASKS)}.")
     return TASKS[name]
 
 
 def default_task(model_name: str) -> TaskKind:
-    """Return the default task of a model, by its input.
-
-    Args:
-        model_name: A local folder, a hub id, or a packaged model.
-
-    Returns:
-        Speech recognition for a speech recogniser, else classification.
-
-    Raises:
-        ConfigError: If there is no such model.
-        UnsupportedArchitectureError: If its input is neither text, images nor speech.
-    """
+    """Return the default task of a model, by its input."""
     modality = modality_of(model_name)
     return SPEECH_RECOGNITION if modality == "audio" else TASKS[f"{modality}-classification"]
