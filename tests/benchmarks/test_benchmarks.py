@@ -87,7 +87,7 @@ def test_the_accuracy_of_a_classifier_in_8_bits_is_compared_row_by_row(
     assert exact == 0 < onnx < 1e-5 < min(eight_bits)
     assert max(eight_bits) < 0.1
     assert report["results"]["ONNX Runtime, float32"]["same_class"] == 1
-    assert "rows.csv, 12 rows, r = 2" in tables.int8(report)
+    assert "rows.csv, 12 examples, r = 2" in tables.int8(report)
 
 
 TINY = ("--factors", "4", "--rounds", "3", "--batches", "1", "2", "--tokens", "16", "--grid")
