@@ -174,4 +174,4 @@ def test_commands_push_and_read_by_hub_id(hub, tmp_path, monkeypatch) -> None:
     assert run("predict", "--adapter", source, "--data", "rows.jsonl").stdout == here
     arguments = ("--adapter", REPO, "--data", "rows.jsonl", "--write")
     refused = run("evaluate", *arguments, expect=ca.ConfigError)
-    assert f"'{REPO}' is no folder" in str(refused.exception)
+    assert f"'{REPO}' is not a folder" in str(refused.exception)

@@ -48,7 +48,8 @@ def imports() -> dict[str, set[str]]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.level:
                 base = [*package[: len(package) - node.level], *filter(None, [node.module])]
-                graph[name].add(".".join(base))
+                if node.module:
+                    graph[name].add(".".join(base))
                 graph[name] |= {".".join([*base, alias.name]) for alias in node.names}
     return {name: targets & graph.keys() - {name} for name, targets in graph.items()}
 

@@ -28,6 +28,10 @@ class SwitchableModule(DynamicSubclass):
         name = self.coda_active
         if name is not None and name in self.coda_copies:
             return self.coda_copies[name](*args, **kwargs)
+        return self._coda_original(*args, **kwargs)
+
+    def _coda_original(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Call the original module."""
         return super().forward(*args, **kwargs)
 
     def coda_computing(self) -> nn.Module:
@@ -60,7 +64,7 @@ class SwitchableModule(DynamicSubclass):
 
     def _coda_call(self, name: str | None, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         owner = self._coda_owner(name)
-        function = super().forward if owner is None else self.coda_copies[owner]
+        function = self._coda_original if owner is None else self.coda_copies[owner]
         return function(*args, **kwargs)
 
 
