@@ -79,8 +79,8 @@ pass.
 
 ## Accuracy in 8 bits
 
-Measured on a processor with VNNI instructions, with weights of 8 bits. Exported files have weights of
-7 bits now, because 8 bits saturate on other processors.
+Measured on a processor with VNNI instructions, with weights of 8 bits. Exported files have weights
+of 7 bits now, because 8 bits saturate on other processors.
 
 {int8}
 
