@@ -79,9 +79,6 @@ pass.
 
 ## Accuracy in 8 bits
 
-Measured on a processor with VNNI instructions, with weights of 8 bits. Exported files have weights
-of 7 bits now, because 8 bits saturate on other processors.
-
 {int8}
 
 ## Many adapters on one model

@@ -371,9 +371,7 @@ def test_minilm_in_8_bits_is_a_quarter_of_the_size_and_close(minilm: Exported) -
     assert read_metadata(path)["labels"] == "[]"
     inputs = minilm_batch((37, 20, 9), 37)
     expected, found = (torch.from_numpy(run_onnx(p, inputs))[:, 0] for p in (minilm.path, path))
-    similarity = torch.cosine_similarity(expected, found)
-    assert similarity.median() > 0.99
-    assert similarity.min() > 0.9  # rounding may select another token of a short text
+    assert torch.cosine_similarity(expected, found).min() > 0.97
     assert not torch.equal(expected, found)
 
 

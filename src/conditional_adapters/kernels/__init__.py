@@ -10,7 +10,6 @@ from .gather_scatter import add_weighted_update_ as add_weighted_update_
 from .gather_scatter import gather_tokens as gather_tokens
 from .light_branch import ACTIVATIONS as ACTIVATIONS
 from .light_branch import MAX_ADAPTER_DIM as MAX_ADAPTER_DIM
-from .light_branch import Norm as Norm
 from .light_branch import light_branch as light_branch
 from .light_branch import score as score
 from .pairs import gather_pairs as gather_pairs

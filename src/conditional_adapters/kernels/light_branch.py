@@ -5,8 +5,6 @@ for the norm, again (now from the cache) for scores and bottleneck, and writes t
 computes the scores alone, one program per token.
 """
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
@@ -18,15 +16,6 @@ ACTIVATIONS = ("identity", "relu", "gelu", "silu", "tanh")
 MAX_ADAPTER_DIM = 128  # a wider bottleneck would not stay in the registers of one program
 
 
-class Norm(NamedTuple):
-    """A norm over the hidden axis, computed as in transformers."""
-
-    kind: str  # "layer", or "rms" without mean and bias
-    weight: Tensor
-    bias: Tensor | None
-    epsilon: float
-
-
 def light_branch(
     states: Tensor,
     residual: Tensor,
@@ -34,7 +23,7 @@ def light_branch(
     up: Tensor,
     *,
     activation: str,
-    norm: Norm | None,
+    norm: tuple[str, Tensor | None, Tensor | None, float] | None,
     router_weight: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Add the adapter's update of the normalised states to `residual`, and score them. No gradient.
@@ -45,7 +34,8 @@ def light_branch(
         down: `[adapter_dim, hidden]`, `adapter_dim` up to `MAX_ADAPTER_DIM`.
         up: `[hidden, adapter_dim]`.
         activation: One of `ACTIVATIONS`.
-        norm: The norm N whose output router and adapter read; None: they read the states.
+        norm: The norm N whose output router and adapter read, as in transformers: "layer", or "rms"
+            without mean and bias; weight, bias and epsilon. None: they read the states.
         router_weight: `[hidden]`; None where no scores are needed.
 
     Returns:

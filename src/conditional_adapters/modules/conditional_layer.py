@@ -158,10 +158,8 @@ class ConditionalLayer(DynamicSubclass):
 
     def _coda_is_small(self, hidden_states: Tensor) -> bool:
         """Whether a batch at inference is below the size where routing pays."""
-        limit = self.coda_dense_below
-        if limit is None or self.training:
-            return False
-        return hidden_states.shape[0] * hidden_states.shape[1] < limit
+        num_tokens, limit = hidden_states.shape[0] * hidden_states.shape[1], self.coda_dense_below
+        return limit is not None and not self.training and num_tokens < limit
 
     def coda_part(self, adapter_name: str) -> LayerAdapter:
         """Return an adapter of this layer."""

@@ -317,8 +317,8 @@ class AdapterNamesHook:
     def __init__(self, scope: ForwardScope, configs: Mapping[str, _Config]) -> None:
         self.scope, self.configs = scope, configs
         self.models: list[nn.Module] = []
-        self.has_ends = False  # whether the hooks that end a call are registered
-        self.handles: list[RemovableHandle] = []
+        self.handles: list[RemovableHandle] = []  # of the hooks that end a call
+        self.has_ends = False  # whether there are handles, which compiled code cannot read
 
     def __call__(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -114,7 +114,7 @@ def light_branch(
             adapter.down,
             adapter.up,
             activation=adapter.activation,
-            norm=norm and kernels.Norm(norm.kind, norm.weight, norm.bias, norm.epsilon),
+            norm=None if norm is None else norm[1:],
             router_weight=router_weight,
         )
         return updated, None if router_weight is None else scores

@@ -99,7 +99,7 @@ Factors = Annotated[
 ]
 AdapterDim = Annotated[int, adapter_option(help="Width of the bottleneck.")]
 AttentionMode = Annotated[
-    str, adapter_option(metavar="[k_to_k|k_to_all]", help="Keys of the chosen tokens.")
+    str, adapter_option(metavar="[k_to_k|k_to_all]", help="Keys of the selected tokens.")
 ]
 Epsilon = Annotated[float, adapter_option(help="Temperature of the soft top-k.")]
 SoftTopK = Annotated[
